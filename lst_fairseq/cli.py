@@ -1,0 +1,64 @@
+"""The console command ``lst-translate``."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+EXAMPLES = """examples:
+  lst-translate --checkpoint checkpoint_last.pt talk.wav
+  lst-translate --checkpoint checkpoint_last.pt --beam 8 --json *.flac > translations.jsonl
+  lst-translate --checkpoint checkpoint_last.pt talk.wav:16000:48000      # 3 s of a 16 kHz file, from 1 s on
+  fairseq-train DATA --user-dir $(lst-translate --user-dir) --task lst_st ...
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = argparse.ArgumentParser(
+        prog="lst-translate",
+        description="Translate speech with a trained LST model: one line of text for each audio file.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="wav, flac, ogg or mp3; FILE:OFFSET:FRAMES for a part")
+    parser.add_argument("--checkpoint", help="a checkpoint that fairseq-train wrote with --task lst_st")
+    parser.add_argument("--speech-encoder", help="where the frontend lies now, if not where it was trained")
+    parser.add_argument("--llm", help="where the LLM lies now, if not where it was trained")
+    parser.add_argument("--beam", type=int, default=4, help="beam size (default: 4)")
+    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: 1.0)")
+    parser.add_argument("--max-len-b", type=int, default=500, help="most tokens of a translation (default: 500)")
+    parser.add_argument("--batch-size", type=int, default=8, help="files at a time (default: 8)")
+    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
+    parser.add_argument("--user-dir", action="store_true", help="print what to give as fairseq's --user-dir, and stop")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is 0, or 1 after an error, which is one line on standard error."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if args.user_dir:
+        print(Path(__file__).resolve().parent)
+        return 0
+    if not args.checkpoint or not args.files:
+        parser.error("give --checkpoint and at least one FILE (--help shows examples)")
+    # Imported here, since loading fairseq and transformers takes seconds that --help need not wait for.
+    from lst_fairseq.inference import DecodingOptions, Translator
+
+    try:
+        options = DecodingOptions(beam=args.beam, lenpen=args.lenpen, max_len_b=args.max_len_b)
+        translator = Translator(args.checkpoint, args.speech_encoder, args.llm, args.device, args.fp16, options)
+        for translation in translator.translate(args.files, args.batch_size):
+            print(json.dumps(asdict(translation), ensure_ascii=False) if args.json else translation.text, flush=True)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"lst-translate: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

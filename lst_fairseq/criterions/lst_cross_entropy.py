@@ -1,0 +1,96 @@
+"""Cross-entropy over the target tokens, with label smoothing, token accuracy and perplexity."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from omegaconf import II
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass
+class LstCrossEntropyConfig(FairseqDataclass):
+    """Settings of ``lst_cross_entropy``."""
+
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "share of the probability spread evenly over the vocabulary, in [0, 1)"}
+    )
+    sentence_avg: bool = II("optimization.sentence_avg")
+
+
+@register_criterion("lst_cross_entropy", dataclass=LstCrossEntropyConfig)
+class LstCrossEntropy(FairseqCriterion):
+    """Sum over target tokens of the cross-entropy in fp32; prompt, speech and padding have no loss.
+
+    Smoothing is PyTorch's (Szegedy et al., 2016: the even share includes the right token). fairseq's own
+    ``label_smoothed_cross_entropy`` also works with the model.
+    """
+
+    def __init__(self, task: Any, sentence_avg: bool, label_smoothing: float):
+        super().__init__(task)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"--label-smoothing {label_smoothing}: give a number from 0 to below 1")
+        self.sentence_avg = sentence_avg
+        self.label_smoothing = label_smoothing
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
+        """Loss of a batch.
+
+        Returns:
+            the summed loss, the number it is to be divided by (target tokens, or sentences with --sentence-avg), and
+            what to log. ``reduce=False`` gives the loss of each target token [N].
+        """
+        logits, _ = model(**sample["net_input"])
+        target = sample["target"]
+        kept = target.ne(self.padding_idx)
+        logits, target = logits[kept].float(), target[kept]  # [N, V], [N]
+        lprobs = F.log_softmax(logits, dim=-1)
+        reduction = "sum" if reduce else "none"
+        nll = F.nll_loss(lprobs, target, reduction=reduction)
+        loss = nll
+        if self.label_smoothing:
+            even = -lprobs.mean(dim=-1)
+            even = even.sum() if reduce else even
+            loss = (1 - self.label_smoothing) * nll + self.label_smoothing * even
+        n_tokens = target.numel()
+        sample_size = sample["nsentences"] if self.sentence_avg else n_tokens
+        with torch.no_grad():
+            n_correct = utils.item(lprobs.argmax(dim=-1).eq(target).sum())
+        logging_output = {
+            "loss": loss.detach().sum(),
+            "nll_loss": nll.detach().sum(),
+            "n_correct": n_correct,
+            "ntokens": n_tokens,
+            "nsentences": sample["nsentences"],
+            "sample_size": sample_size,
+            "n_skipped": sample.get("n_skipped", 0),
+        }
+        return loss, sample_size, logging_output
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Loss and perplexity in base 2, as all of fairseq's; accuracy in per cent of target tokens."""
+
+        def total(name: str) -> Any:
+            return sum(output.get(name, 0) for output in logging_outputs)
+
+        n_tokens, sample_size = total("ntokens"), total("sample_size")
+        if not n_tokens:  # every utterance of the batch had broken audio
+            return
+        metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
+        metrics.log_scalar("nll_loss", total("nll_loss") / n_tokens / math.log(2), n_tokens, round=3)
+        metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
+        metrics.log_scalar("accuracy", 100.0 * utils.item(total("n_correct")) / n_tokens, n_tokens, round=2)
+        if n_skipped := total("n_skipped"):
+            metrics.log_scalar_sum("skipped_audio", n_skipped)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Summed over processes before :meth:`reduce_metrics`, in one small exchange."""
+        return True

@@ -1,0 +1,1 @@
+"""From manifest lines to batches: audio segments, manifests, target tokens, the dataset."""

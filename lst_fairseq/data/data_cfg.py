@@ -1,0 +1,37 @@
+"""fairseq's S2T data configuration (YAML), as raw-waveform input needs it."""
+
+from pathlib import Path
+
+from fairseq.data.audio.data_cfg import S2TDataConfig
+
+
+class LstDataConfig(S2TDataConfig):
+    """Data configuration of ``lst_st``; the file may be missing, since every setting has a default.
+
+    Besides fairseq's keys: ``target_lang``, the language code that the default prompt names.
+    """
+
+    def __init__(self, yaml_path: Path):
+        if yaml_path.is_file():
+            super().__init__(yaml_path)
+            self.config = self.config or {}
+        else:
+            self.config, self.root = {}, yaml_path.parent
+
+    @property
+    def use_audio_input(self) -> bool:
+        """Always waveforms: the frontend makes its own features."""
+        return True
+
+    @property
+    def standardize_audio(self) -> bool:
+        """Never here: the frontend scales waveforms as it was trained to.
+
+        fairseq's version (data_cfg.py:121) lacks ``@property`` and is therefore always true.
+        """
+        return False
+
+    @property
+    def target_lang(self) -> str | None:
+        """Language code of the translations, for prompts that name it."""
+        return self.config.get("target_lang")

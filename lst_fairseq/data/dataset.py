@@ -1,0 +1,180 @@
+"""Manifest rows to batches of waveforms and target ids; nothing is lost without being counted."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data.audio.dataset_transforms.concataugment import ConcatAugment
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDataset, SpeechToTextDatasetItem
+from torch import Tensor
+
+from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, read_segment
+from lst_fairseq.data.data_cfg import LstDataConfig
+from lst_fairseq.data.dictionary import LlmDictionary
+from lst_fairseq.data.manifest import Manifest, Row
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LengthRule:
+    """How many LLM positions an utterance takes, and what training leaves out.
+
+    Attributes:
+        speech_positions: LongTensor [B] of samples -> LongTensor [B] of LLM positions; the model's own function.
+        prompt_positions: positions of the prompt.
+        llm_positions: the most that the LLM has.
+        max_source_seconds: longer training segments are left out.
+        min_source_seconds: shorter training segments are left out.
+    """
+
+    speech_positions: Callable[[Tensor], Tensor]
+    prompt_positions: int
+    llm_positions: int
+    max_source_seconds: float
+    min_source_seconds: float
+
+    def positions(self, n_samples: Sequence[int], target_lengths: Sequence[int]) -> np.ndarray:
+        """LLM positions [N] of utterances: prompt, speech with its markers, target with its end of sentence."""
+        speech = self.speech_positions(torch.tensor(n_samples, dtype=torch.long)).numpy()
+        return speech + self.prompt_positions + np.asarray(target_lengths, dtype=np.int64)
+
+    def reason_to_skip(self, row: Row, target_length: int, positions: int) -> str | None:
+        """Why a training segment is left out, or None."""
+        if row.n_samples > self.max_source_seconds * SAMPLE_RATE:
+            return f"longer than --max-source-seconds {self.max_source_seconds:g}"
+        if row.n_samples < self.min_source_seconds * SAMPLE_RATE:
+            return f"shorter than --min-source-seconds {self.min_source_seconds:g}"
+        if target_length <= 1:  # the end of sentence alone
+            return "empty target"
+        if positions > self.llm_positions:
+            return f"longer than the LLM's {self.llm_positions} positions"
+        return None
+
+
+class LstDataset(SpeechToTextDataset):
+    """Segments of a manifest. Lengths are LLM positions, so that fairseq's batching sees what the LLM sees.
+
+    Args:
+        split: name of the split; names that start with ``train`` are filtered by the length rule, others never.
+        cfg: data configuration.
+        manifest: checked rows.
+        dictionary: the LLM's vocabulary; None for rows without targets (interactive use).
+        rule: lengths and limits.
+        skip_bad_audio: count and leave out audio that turns out broken when it is read, instead of stopping.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        cfg: LstDataConfig,
+        manifest: Manifest,
+        dictionary: LlmDictionary | None,
+        rule: LengthRule,
+        skip_bad_audio: bool = False,
+    ):
+        rows, is_train = manifest.rows, split.startswith("train")
+        self.targets: list[np.ndarray] | None = None
+        if dictionary is not None:
+            eos = dictionary.eos()
+            self.targets = [np.array([*ids, eos], dtype=np.int32) for ids in dictionary.encode([r.tgt_text for r in rows])]
+        lengths = [len(target) for target in self.targets] if self.targets else [0] * len(rows)
+        positions = rule.positions([row.n_samples for row in rows], lengths)
+        self.skipped = Counter(manifest.skipped)
+        if is_train:
+            reasons = [rule.reason_to_skip(*triple) for triple in zip(rows, lengths, positions.tolist(), strict=True)]
+            self.skipped.update(reason for reason in reasons if reason)
+            keep = [i for i, reason in enumerate(reasons) if reason is None]
+            if not keep:
+                raise ValueError(f"{manifest.path}: no training segment is left: {_counts(self.skipped)}")
+            rows, positions = [rows[i] for i in keep], positions[keep]
+            self.targets = [self.targets[i] for i in keep] if self.targets else None
+        self.rows = rows
+        self.positions = positions
+        self.skip_bad_audio = skip_bad_audio
+        self.manifest_path = manifest.path
+        super().__init__(
+            split=split,
+            is_train_split=is_train,
+            cfg=cfg,
+            audio_paths=[str(row.segment) for row in rows],
+            n_frames=[row.n_samples for row in rows],
+            src_texts=[row.src_text for row in rows],
+            tgt_texts=[row.tgt_text for row in rows] if self.targets is not None else None,
+            speakers=[row.speaker for row in rows],
+            src_langs=[row.src_lang for row in rows],
+            tgt_langs=[row.tgt_lang for row in rows],
+            ids=[row.id for row in rows],
+            tgt_dict=dictionary,
+        )
+        if self.dataset_transforms.has_transform(ConcatAugment):
+            raise ValueError("the data config asks for concataugment, which lst_st does not support: remove it")
+        if self.skipped:
+            logger.warning(f"{manifest.path}: {sum(self.skipped.values())} segments left out: {_counts(self.skipped)}")
+
+    def get_tgt_lens_and_check_oov(self) -> list[int]:
+        return [len(target) for target in self.targets] if self.targets is not None else [0] * self.n_samples
+
+    def _get_source_audio(self, index: int) -> Tensor:
+        waveform = read_segment(self.rows[index].segment)
+        if self.waveform_transforms is not None:
+            waveform = self.waveform_transforms(waveform[None], SAMPLE_RATE)[0][0]
+        return torch.from_numpy(waveform)
+
+    def __getitem__(self, index: int) -> SpeechToTextDatasetItem:
+        """One utterance; its source is None where the audio is broken and may be skipped.
+
+        Raises:
+            AudioError: the audio cannot be read and ``skip_bad_audio`` is off; names manifest, line and file.
+        """
+        index = int(index)
+        try:
+            source = self._get_source_audio(index)
+        except AudioError as error:
+            where = f"{self.manifest_path}:{self.rows[index].line}"
+            if not self.skip_bad_audio:
+                raise AudioError(f"{where}: {error}; --skip-bad-audio leaves such segments out and counts them") from error
+            logger.warning(f"{where}: skipped: {error}")
+            source = None
+        target = torch.from_numpy(self.targets[index].astype(np.int64)) if self.targets is not None else None
+        return SpeechToTextDatasetItem(index=index, source=source, target=target)
+
+    def collater(self, samples: list[SpeechToTextDatasetItem], return_order: bool = False) -> dict[str, Any]:
+        """fairseq's batch; ``src_tokens`` [B, T] in float64, and ``n_skipped``, how many utterances had broken audio.
+
+        float64, because fairseq's trainer rounds float32 inputs to half precision (trainer.py, _prepare_sample), and a
+        waveform in bf16 has 8 bits. The frontend takes it to float32.
+        """
+        good = [sample for sample in samples if sample.source is not None]
+        batch = super().collater(good, return_order=return_order)
+        if batch:
+            batch["net_input"]["src_tokens"] = batch["net_input"]["src_tokens"].double()
+            batch["n_skipped"] = len(samples) - len(good)
+        return batch
+
+    def num_tokens(self, index: int) -> int:
+        """LLM positions of an utterance: what ``--max-tokens`` counts."""
+        return int(self.positions[index])
+
+    def num_tokens_vec(self, indices: Sequence[int]) -> np.ndarray:
+        return self.positions[np.asarray(indices)]
+
+    def size(self, index: int) -> tuple[int, int]:
+        return int(self.positions[index]), self.tgt_lens[index]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self.positions
+
+    def ordered_indices(self) -> np.ndarray:
+        """Longest first by LLM positions, in random or manifest order among equals."""
+        order = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
+        return np.lexsort((order, -self.positions))
+
+
+def _counts(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())

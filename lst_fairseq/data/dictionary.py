@@ -1,0 +1,130 @@
+"""The LLM's tokenizer seen as a fairseq Dictionary: index i of the dictionary is id i of the LLM."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from transformers import PreTrainedTokenizerBase
+
+#: Everything that some reader of text files takes for the end of a line or field.
+LINE_BREAKS = "[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]+"
+
+
+class LlmDictionary(Dictionary):
+    """One-to-one view of an LLM's vocabulary, so that fairseq's generator and scorers work unchanged.
+
+    It may be made before the LLM is known: fairseq-generate asks the task for its dictionary first and reads the
+    checkpoint, which names the LLM, afterwards. :meth:`bind` fills it in; using it earlier is an error.
+
+    Attributes:
+        tokenizer: the LLM's tokenizer, None before :meth:`bind`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(add_special_symbols=False)
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase, n_logits: int) -> None:
+        """Take over a tokenizer's vocabulary.
+
+        Args:
+            tokenizer: the LLM's own tokenizer.
+            n_logits: width of the LLM's output, at least the tokenizer's size. Ids without a token (LLMs pad their
+                tables) get a placeholder symbol; the decoder never emits them.
+
+        Raises:
+            ValueError: the tokenizer has no end-of-sentence token, no token that can serve as padding, or more
+                tokens than the LLM has outputs.
+        """
+        if len(tokenizer) > n_logits:
+            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the LLM only {n_logits} outputs")
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the LLM's tokenizer has no end-of-sentence token (eos_token)")
+        self.tokenizer = tokenizer
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        self.symbols = [f"<unused_{i}>" if token is None else token for i, token in enumerate(tokens)]
+        self.symbols += [f"<unused_{i}>" for i in range(len(tokenizer), n_logits)]
+        self.indices = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self.count = [1] * n_logits
+        self.eos_index = tokenizer.eos_token_id
+        self.pad_index = self._padding_id(tokenizer)
+        self.bos_index = self.pad_index if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        self.unk_index = self.pad_index if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+        self.bos_word, self.pad_word = self.symbols[self.bos_index], self.symbols[self.pad_index]
+        self.eos_word, self.unk_word = self.symbols[self.eos_index], self.symbols[self.unk_index]
+        self.nspecial = 0
+
+    @staticmethod
+    def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+        """An id that never occurs in a target: fairseq masks it in the loss and forbids it in the search.
+
+        Many LLMs (Llama) come without a padding token, or with the end of sentence in its place. The begin of
+        sentence serves as well, since targets are encoded without special tokens.
+        """
+        for candidate in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id):
+            if candidate is not None and candidate != tokenizer.eos_token_id:
+                return candidate
+        raise ValueError("the LLM's tokenizer has no pad, bos or unk token apart from the end of sentence")
+
+    def __len__(self) -> int:
+        self._check_bound()
+        return len(self.symbols)
+
+    def pad(self) -> int:
+        self._check_bound()
+        return self.pad_index
+
+    def eos(self) -> int:
+        self._check_bound()
+        return self.eos_index
+
+    def unk(self) -> int:
+        self._check_bound()
+        return self.unk_index
+
+    def bos(self) -> int:
+        self._check_bound()
+        return self.bos_index
+
+    def _check_bound(self) -> None:
+        if self.tokenizer is None:
+            raise RuntimeError("the LLM is not known yet: give --llm DIRECTORY, or load a checkpoint, which names it")
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens and without the end of sentence."""
+        self._check_bound()
+        if not texts:
+            return []
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+    def encode_line(self, line: str, *args: Any, append_eos: bool = True, **kwargs: Any) -> torch.IntTensor:
+        """Ids [T] of one text by the LLM's tokenizer; fairseq's other arguments do not apply to it."""
+        ids = self.encode([line])[0] + ([self.eos_index] if append_eos else [])
+        return torch.tensor(ids, dtype=torch.int32)
+
+    def string(
+        self,
+        tensor: torch.Tensor | Iterable[int],
+        bpe_symbol: str | None = None,
+        escape_unk: bool = False,
+        extra_symbols_to_ignore: Iterable[int] | None = None,
+        unk_string: str | None = None,
+        include_eos: bool = False,
+        separator: str = " ",
+    ) -> str:
+        """Detokenised text of ids [T] (or [B, T], one line a row), on one line whatever the LLM emits.
+
+        fairseq's arguments about subword symbols do not apply: the tokenizer itself undoes its segmentation.
+        """
+        if torch.is_tensor(tensor) and tensor.dim() == 2:
+            return "\n".join(self.string(row, include_eos=include_eos) for row in tensor)
+        self._check_bound()
+        ignored = {self.pad_index, self.bos_index, *(extra_symbols_to_ignore or ())}
+        if not include_eos:
+            ignored.add(self.eos_index)
+        ids = [i for i in map(int, tensor) if i not in ignored and i < len(self.tokenizer)]
+        # A newline inside a hypothesis would end its line in every file that holds one sentence a line; other white
+        # space (the no-break space of French) is text.
+        return re.sub(LINE_BREAKS, " ", self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip()

@@ -1,0 +1,161 @@
+"""Repairs of fairseq that cannot be made from outside; applied once, when the plugin is imported.
+
+Line numbers are those of fairseq-fixed 0.12.3.1. Every other trap of fairseq is avoided by the plugin's own classes.
+"""
+
+import collections
+import functools
+import os
+import pickle
+import shutil
+import typing
+from typing import Any
+
+import omegaconf
+import torch
+from fairseq import checkpoint_utils, file_io
+from fairseq.distributed import utils as distributed_utils
+from fairseq.optim import fp16_optimizer
+
+MASTER_KEY = "lst_fp32_params"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, written or used; the message names the file and the remedy."""
+
+
+def allow_checkpoint_types() -> None:
+    """Let torch >= 2.6 read fairseq's checkpoints with weights only (checkpoint_utils.py:352 calls torch.load plainly).
+
+    These are plain containers: an OmegaConf configuration and what resuming on several processes exchanges. No file
+    can run code through them.
+    """
+    torch.serialization.add_safe_globals(
+        [
+            typing.Any,
+            collections.defaultdict,
+            dict,
+            list,
+            int,
+            omegaconf.DictConfig,
+            omegaconf.ListConfig,
+            omegaconf.base.ContainerMetadata,
+            omegaconf.base.Metadata,
+            omegaconf.nodes.AnyNode,
+            distributed_utils._TensorPlaceholder,
+        ]
+    )
+
+
+def name_unreadable_checkpoints() -> None:
+    """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:318 names neither)."""
+    load = checkpoint_utils.load_checkpoint_to_cpu
+
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(path: str, *args, **kwargs) -> dict[str, Any]:
+        try:
+            return load(path, *args, **kwargs)
+        except pickle.UnpicklingError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
+                f"could run code ({reason}); use a checkpoint that fairseq-train wrote with this plugin"
+            ) from None
+        except (EOFError, RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
+                f"({reason}); use an earlier one from the same folder"
+            ) from None
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def explain_failed_saves() -> None:
+    """Say what happened when a checkpoint cannot be written, and leave no half-written file behind.
+
+    fairseq (checkpoint_utils.py:578) writes beside and renames, so the last good checkpoint survives; but it reports
+    an enforce failure of PyTorch's zip writer and leaves the partial file, which keeps the disk full.
+    """
+    save = checkpoint_utils.torch_persistent_save
+
+    @functools.wraps(save)
+    def torch_persistent_save(obj: Any, filename: str, async_write: bool = False) -> None:
+        try:
+            save(obj, filename, async_write=async_write)
+        except (OSError, RuntimeError) as error:
+            partial = filename + ".tmp"
+            written = os.path.getsize(partial) if os.path.exists(partial) else 0
+            if written:
+                os.remove(partial)
+            free = shutil.disk_usage(os.path.dirname(os.path.abspath(filename))).free
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{filename}: writing failed after {written:,} bytes, {free:,} bytes are now free there ({reason}); "
+                "the checkpoints written before are untouched: free some space, or set another --save-dir, "
+                "and run the same command again to go on"
+            ) from error
+
+    checkpoint_utils.torch_persistent_save = torch_persistent_save
+
+
+def copy_checkpoints_atomically() -> None:
+    """Copy beside and rename, so that a kill while checkpoint_last.pt is replaced cannot leave half of it.
+
+    checkpoint_utils.py:124 copies the first file written over the others through PathManager.copy (file_io.py:76).
+    """
+    copy = file_io.PathManager.copy
+
+    def atomic_copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        if not file_io.PathManager.supports_rename(dst_path):
+            return copy(src_path, dst_path, overwrite=overwrite)
+        copied = copy(src_path, dst_path + ".tmp", overwrite=True)
+        file_io.PathManager.rename(dst_path + ".tmp", dst_path)
+        return copied
+
+    file_io.PathManager.copy = staticmethod(atomic_copy)
+
+
+def keep_master_weights() -> None:
+    """Save the fp32 master weights of --fp16 and --bf16 training with the optimiser, and restore them.
+
+    fp16_optimizer.py:70 leaves them out, so that a resumed run goes on from rounded weights.
+    """
+    mixin = fp16_optimizer._FP16OptimizerMixin
+    state_dict, load_state_dict = mixin.state_dict, mixin.load_state_dict
+
+    def tensors(optimizer: Any) -> list[torch.Tensor]:
+        masters = optimizer.fp32_params
+        return list(masters.values()) if isinstance(masters, dict) else list(masters)
+
+    @functools.wraps(state_dict)
+    def state_dict_with_masters(self) -> dict[str, Any]:
+        return {**state_dict(self), MASTER_KEY: [master.detach().clone() for master in tensors(self)]}
+
+    @functools.wraps(load_state_dict)
+    def load_state_dict_with_masters(self, state: dict[str, Any], optimizer_overrides: dict | None = None) -> None:
+        saved = state.get(MASTER_KEY)
+        load_state_dict(self, {k: v for k, v in state.items() if k != MASTER_KEY}, optimizer_overrides)
+        if saved is None:
+            return
+        own = tensors(self)
+        if [master.shape for master in own] != [master.shape for master in saved]:
+            raise CheckpointError(
+                "the fp32 master weights of the checkpoint have other shapes than this run's: a different "
+                "--train-modules or --fp16-no-flatten-grads; start with --finetune-from-model or --reset-optimizer"
+            )
+        with torch.no_grad():
+            for master, value in zip(own, saved, strict=True):
+                master.copy_(value)
+
+    mixin.state_dict, mixin.load_state_dict = state_dict_with_masters, load_state_dict_with_masters
+
+
+@functools.cache
+def apply() -> None:
+    """Apply every repair, once in a process."""
+    allow_checkpoint_types()
+    name_unreadable_checkpoints()
+    explain_failed_saves()
+    copy_checkpoints_atomically()
+    keep_master_weights()

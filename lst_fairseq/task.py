@@ -1,0 +1,248 @@
+"""The task ``lst_st``: fairseq's speech_to_text with raw waveforms, an LLM's vocabulary and a prompt."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
+
+import torch
+from fairseq.data import ConcatDataset, FairseqDataset, ResamplingDataset
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDatasetCreator
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.models import BaseFairseqModel
+from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks.speech_to_text import SpeechToTextTask
+from omegaconf import II, MISSING
+from transformers import AutoTokenizer
+
+from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_samples
+from lst_fairseq.data.data_cfg import LstDataConfig
+from lst_fairseq.data.dataset import LengthRule, LstDataset
+from lst_fairseq.data.dictionary import LlmDictionary
+from lst_fairseq.data.manifest import Manifest, Row, read_manifest
+from lst_fairseq.data.prompt import LST_PROMPT, fill_prompt
+from lst_fairseq.models.pretrained import model_config, model_directory
+
+logger = logging.getLogger(__name__)
+
+#: Settings that a checkpoint carries, so that decoding need not repeat them; the command line goes before.
+REMEMBERED = ("speech_encoder", "llm", "prompt", "target_lang")
+
+
+@dataclass
+class LstTaskConfig(FairseqDataclass):
+    """Settings of ``lst_st``."""
+
+    data: str = field(default=MISSING, metadata={"help": "folder of the manifests, SPLIT.tsv"})
+    config_yaml: str = field(
+        default="config.yaml", metadata={"help": "data configuration in that folder (may be missing)"}
+    )
+    speech_encoder: Optional[str] = field(
+        default=None,
+        metadata={"help": "directory of the speech frontend: wav2vec 2.0, w2v-BERT 2.0 or Whisper (save_pretrained)"},
+    )
+    llm: Optional[str] = field(default=None, metadata={"help": "directory of the LLM and its tokenizer (save_pretrained)"})
+    prompt: Optional[str] = field(
+        default=None,
+        metadata={"help": f"template with {{speech}}, and {{tgt_lang}} if wanted (default: {LST_PROMPT!r})"},
+    )
+    target_lang: Optional[str] = field(
+        default=None, metadata={"help": "language code for {tgt_lang} (default: target_lang of the data config)"}
+    )
+    max_source_seconds: float = field(
+        default=30.0, metadata={"help": "leave out longer training segments; test segments are never left out"}
+    )
+    min_source_seconds: float = field(default=0.1, metadata={"help": "leave out shorter training segments"})
+    max_target_positions: int = field(default=1024, metadata={"help": "most tokens that decoding makes"})
+    skip_bad_audio: bool = field(
+        default=False, metadata={"help": "leave out and count segments whose audio is missing or broken"}
+    )
+    seed: int = II("common.seed")
+
+
+@register_task("lst_st", dataclass=LstTaskConfig)
+class LstTask(SpeechToTextTask):
+    """Speech translation with a frontend, an adapter and an LLM.
+
+    The LLM, and with it the dictionary, may become known late: fairseq-generate sets the task up, asks for the
+    dictionary and then reads the checkpoint, whose task state names the LLM.
+
+    Attributes:
+        prompt: the prompt with its language filled in and ``{speech}`` in place; set when the model is built.
+    """
+
+    def __init__(self, cfg: LstTaskConfig):
+        FairseqTask.__init__(self, cfg)
+        self.args = cfg  # SpeechToTextTask reads its settings from here
+        self.data_cfg = LstDataConfig(Path(cfg.data) / cfg.config_yaml)
+        self.tgt_dict = LlmDictionary()
+        self.multitask_tasks: dict[str, Any] = {}
+        self.speaker_to_id = None
+        self.prompt: str | None = None
+        self.rule: LengthRule | None = None
+        self.max_decoder_positions = cfg.max_target_positions
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        """Flags from the dataclass; SpeechToTextTask writes its own by hand, which would come first."""
+        gen_parser_from_dataclass(parser, LstTaskConfig())
+
+    @classmethod
+    def setup_task(cls, cfg: LstTaskConfig, **kwargs: Any) -> "LstTask":
+        if not Path(cfg.data).is_dir() and not kwargs.get("from_checkpoint"):
+            raise ValueError(f"{cfg.data}: no such folder of manifests; prepare the data first (scripts/prep_mustc.py)")
+        task = cls(cfg)
+        if cfg.llm:
+            task._bind_dictionary()
+        return task
+
+    def _bind_dictionary(self) -> None:
+        directory = model_directory(self.cfg.llm, "--llm")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--llm {directory}: no tokenizer that transformers can read: {error}") from error
+        n_logits = model_config(directory, "--llm").get_text_config().vocab_size
+        self.tgt_dict.bind(tokenizer, n_logits)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
+        if self.tgt_dict.tokenizer is None:
+            self._bind_dictionary()
+        self.prompt = fill_prompt(
+            self.cfg.prompt or LST_PROMPT, self.cfg.target_lang or self.data_cfg.target_lang
+        )
+        model = FairseqTask.build_model(self, cfg, from_checkpoint)
+        decoder = model.decoder
+        self.rule = LengthRule(
+            speech_positions=model.encoder.output_lengths,
+            prompt_positions=decoder.before.numel() + decoder.after.numel(),
+            llm_positions=decoder.llm_positions,
+            max_source_seconds=self.cfg.max_source_seconds,
+            min_source_seconds=self.cfg.min_source_seconds,
+        )
+        return model
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        return FairseqTask.build_criterion(self, cfg, from_checkpoint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The settings that decoding needs again, for the checkpoint."""
+        remembered = {name: getattr(self.cfg, name) for name in REMEMBERED}
+        return {**super().state_dict(), "lst": {**remembered, "prompt": self.prompt}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a checkpoint's settings where the command line says nothing."""
+        state = dict(state_dict)
+        for name, value in state.pop("lst", {}).items():
+            if getattr(self.cfg, name) is None:
+                self.cfg[name] = value
+        super().load_state_dict(state)
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
+        """Load SPLIT.tsv, or several joined by commas (training; ``sampling_alpha`` of the data config applies)."""
+        names = split.split(",")
+        is_train = names[0].startswith("train")
+        if is_train and not all(name.startswith("train") for name in names):
+            raise ValueError(f"{split}: training splits have names like train*, and none of them may be another kind")
+        datasets: list[FairseqDataset] = [self._load_split(name) for name in names]
+        if is_train and len(datasets) > 1 and self.data_cfg.sampling_alpha != 1.0:
+            ratios = SpeechToTextDatasetCreator.get_size_ratios(datasets, alpha=self.data_cfg.sampling_alpha)
+            datasets = [
+                ResamplingDataset(d, size_ratio=r, seed=self.cfg.seed, epoch=epoch, replace=r >= 1.0)
+                for r, d in zip(ratios, datasets, strict=True)
+            ]
+        self.datasets[split] = ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
+
+    def _load_split(self, name: str) -> LstDataset:
+        path = Path(self.cfg.data) / f"{name}.tsv"
+        if not path.is_file():
+            found = ", ".join(sorted(p.stem for p in Path(self.cfg.data).glob("*.tsv"))) or "none"
+            raise FileNotFoundError(f"{path}: no such manifest; splits in this folder: {found}")
+        manifest = read_manifest(path, self.data_cfg.audio_root, skip_bad_audio=self.cfg.skip_bad_audio)
+        return LstDataset(name, self.data_cfg, manifest, self.tgt_dict, self._length_rule(), self.cfg.skip_bad_audio)
+
+    def _length_rule(self) -> LengthRule:
+        if self.rule is None:
+            raise RuntimeError("build the model before the datasets: it knows how many LLM positions speech takes")
+        return self.rule
+
+    def max_positions(self) -> None:
+        """Nothing for fairseq to filter by (its --max-source-positions would count samples); see LengthRule."""
+        return None
+
+    def get_batch_iterator(self, dataset: FairseqDataset, *args: Any, **kwargs: Any) -> Any:
+        """fairseq's batches, with none lost.
+
+        data_utils.py:357 drops a last batch whose size is no multiple of --required-batch-size-multiple, which is 8
+        by default; here each batch size is right. Outside training, an utterance longer than --max-tokens is a batch
+        of its own rather than an error.
+        """
+        kwargs["required_batch_size_multiple"] = 1
+        max_tokens = kwargs.get("max_tokens")
+        longest = max((dataset.num_tokens(i) for i in range(len(dataset))), default=0)
+        is_train = any(dataset is d for name, d in self.datasets.items() if name.startswith("train"))
+        if max_tokens and longest > max_tokens and not is_train:
+            logger.warning(f"--max-tokens {max_tokens} is raised to {longest}, the longest utterance, to lose none")
+            kwargs["max_tokens"] = longest
+        return super().get_batch_iterator(dataset, *args, **kwargs)
+
+    def build_generator(
+        self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
+    ) -> Any:
+        """fairseq's generator. ``--max-len-a`` counts tokens per second of speech (fairseq would count samples)."""
+        if getattr(args, "max_len_a", 0):
+            args = type(args)(**vars(args)) if not hasattr(args, "copy") else args.copy()
+            args.max_len_a = args.max_len_a / SAMPLE_RATE
+        return FairseqTask.build_generator(
+            self, models, args, seq_gen_cls=seq_gen_cls, extra_gen_cls_kwargs=extra_gen_cls_kwargs
+        )
+
+    def begin_epoch(self, epoch: int, model: BaseFairseqModel) -> None:
+        """Make sure that all processes train the same model: legacy_ddp broadcasts no initial parameters."""
+        super().begin_epoch(epoch, model)
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        trained = [p.detach().double().sum() for p in model.parameters() if p.requires_grad]
+        mine = torch.stack(trained).sum()
+        everyone = [torch.zeros_like(mine) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(everyone, mine)
+        if any(not torch.equal(other, mine) for other in everyone):
+            raise RuntimeError(
+                "the processes hold different parameters at the start of the epoch: give every rank the same --seed, "
+                "code and checkpoint"
+            )
+
+    def build_tokenizer(self, args: Any) -> None:
+        """None: the dictionary detokenises."""
+        return None
+
+    def build_bpe(self, args: Any) -> None:
+        """None: the dictionary detokenises."""
+        return None
+
+    def get_interactive_tokens_and_lengths(self, lines: list[str], encode_fn: Any) -> tuple[list[str], list[int]]:
+        """fairseq-interactive: each input line names an audio file, or ``file:offset:frames``."""
+        segments = [Segment.parse(line.strip(), self.data_cfg.audio_root) for line in lines]
+        return lines, [segment_samples(segment, audio_info(segment.path)) for segment in segments]
+
+    def build_dataset_for_inference(
+        self, src_tokens: list[str], src_lengths: list[int], **kwargs: Any
+    ) -> LstDataset:
+        """A dataset without targets of those audio files."""
+        rows = [
+            Row(
+                line=number,
+                id=str(number),
+                segment=Segment.parse(path.strip(), self.data_cfg.audio_root),
+                n_samples=n_samples,
+                src_text="",
+                tgt_text="",
+                speaker="",
+                src_lang="",
+                tgt_lang="",
+                task="",
+            )
+            for number, (path, n_samples) in enumerate(zip(src_tokens, src_lengths, strict=True), start=1)
+        ]
+        return LstDataset("interactive", self.data_cfg, Manifest("input", rows), None, self._length_rule())
