@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not args.checkpoint or not args.files:
         parser.error("give --checkpoint and at least one FILE (--help shows examples)")
-    # Imported here, since loading fairseq and transformers takes seconds that --help need not wait for.
+    # Loads PyTorch models, which a wrong flag need not wait for.
     from lst_fairseq.inference import DecodingOptions, Translator
 
     try:

@@ -16,6 +16,7 @@ import torch
 from fairseq import checkpoint_utils, file_io
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
+from fairseq.trainer import Trainer
 
 MASTER_KEY = "lst_fp32_params"
 
@@ -61,7 +62,7 @@ def name_unreadable_checkpoints() -> None:
                 f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
                 f"could run code ({reason}); use a checkpoint that fairseq-train wrote with this plugin"
             ) from None
-        except (EOFError, RuntimeError, KeyError) as error:
+        except (EOFError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
                 f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
@@ -69,6 +70,35 @@ def name_unreadable_checkpoints() -> None:
             ) from None
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def name_misfitting_checkpoints() -> None:
+    """Name the file, and keep the list of keys, when a checkpoint can be read and does not fit the model.
+
+    trainer.py:589 replaces the model's message with "please ensure that the architectures match";
+    checkpoint_utils.py:481 does not name the file.
+    """
+    load_checkpoint, load_ensemble = Trainer.load_checkpoint, checkpoint_utils.load_model_ensemble_and_task
+
+    @functools.wraps(load_checkpoint)
+    def trainer_load_checkpoint(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return load_checkpoint(self, filename, *args, **kwargs)
+        except Exception as error:
+            if isinstance(error.__context__, CheckpointError):
+                raise CheckpointError(f"{filename}: {error.__context__}") from None
+            raise
+
+    @functools.wraps(load_ensemble)
+    def load_model_ensemble_and_task(filenames: list[str], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return load_ensemble(filenames, *args, **kwargs)
+        except CheckpointError as error:
+            named = any(str(error).startswith(f"{name}: ") for name in filenames)
+            raise error if named else CheckpointError(f"{':'.join(filenames)}: {error}") from None
+
+    Trainer.load_checkpoint = trainer_load_checkpoint
+    checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
 
 
 def explain_failed_saves() -> None:
@@ -84,19 +114,24 @@ def explain_failed_saves() -> None:
         try:
             save(obj, filename, async_write=async_write)
         except (OSError, RuntimeError) as error:
-            partial = filename + ".tmp"
-            written = os.path.getsize(partial) if os.path.exists(partial) else 0
-            if written:
-                os.remove(partial)
-            free = shutil.disk_usage(os.path.dirname(os.path.abspath(filename))).free
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{filename}: writing failed after {written:,} bytes, {free:,} bytes are now free there ({reason}); "
-                "the checkpoints written before are untouched: free some space, or set another --save-dir, "
-                "and run the same command again to go on"
-            ) from error
+            raise _failed_write(filename, error) from error
 
     checkpoint_utils.torch_persistent_save = torch_persistent_save
+
+
+def _failed_write(filename: str, error: Exception) -> CheckpointError:
+    """Remove what was written of FILENAME.tmp, and say what to do."""
+    partial = filename + ".tmp"
+    written = os.path.getsize(partial) if os.path.exists(partial) else 0
+    if os.path.lexists(partial):
+        os.remove(partial)
+    free = shutil.disk_usage(os.path.dirname(os.path.abspath(filename))).free
+    reason = " ".join(str(error).split())[:200]
+    return CheckpointError(
+        f"{filename}: writing failed after {written:,} bytes, {free:,} bytes are now free there ({reason}); "
+        "the checkpoints written before are untouched: free some space, or set another --save-dir, "
+        "and run the same command again to go on"
+    )
 
 
 def copy_checkpoints_atomically() -> None:
@@ -109,7 +144,10 @@ def copy_checkpoints_atomically() -> None:
     def atomic_copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
         if not file_io.PathManager.supports_rename(dst_path):
             return copy(src_path, dst_path, overwrite=overwrite)
-        copied = copy(src_path, dst_path + ".tmp", overwrite=True)
+        try:
+            copied = copy(src_path, dst_path + ".tmp", overwrite=True)
+        except OSError as error:
+            raise _failed_write(dst_path, error) from error
         file_io.PathManager.rename(dst_path + ".tmp", dst_path)
         return copied
 
@@ -156,6 +194,7 @@ def apply() -> None:
     """Apply every repair, once in a process."""
     allow_checkpoint_types()
     name_unreadable_checkpoints()
+    name_misfitting_checkpoints()
     explain_failed_saves()
     copy_checkpoints_atomically()
     keep_master_weights()

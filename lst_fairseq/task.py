@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
 
+import numpy as np
 import torch
 from fairseq.data import ConcatDataset, FairseqDataset, ResamplingDataset
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDatasetCreator
@@ -42,7 +43,9 @@ class LstTaskConfig(FairseqDataclass):
         default=None,
         metadata={"help": "directory of the speech frontend: wav2vec 2.0, w2v-BERT 2.0 or Whisper (save_pretrained)"},
     )
-    llm: Optional[str] = field(default=None, metadata={"help": "directory of the LLM and its tokenizer (save_pretrained)"})
+    llm: Optional[str] = field(
+        default=None, metadata={"help": "directory of the LLM and its tokenizer (save_pretrained)"}
+    )
     prompt: Optional[str] = field(
         default=None,
         metadata={"help": f"template with {{speech}}, and {{tgt_lang}} if wanted (default: {LST_PROMPT!r})"},
@@ -109,9 +112,7 @@ class LstTask(SpeechToTextTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         if self.tgt_dict.tokenizer is None:
             self._bind_dictionary()
-        self.prompt = fill_prompt(
-            self.cfg.prompt or LST_PROMPT, self.cfg.target_lang or self.data_cfg.target_lang
-        )
+        self.prompt = fill_prompt(self.cfg.prompt or LST_PROMPT, self.cfg.target_lang or self.data_cfg.target_lang)
         model = FairseqTask.build_model(self, cfg, from_checkpoint)
         decoder = model.decoder
         self.rule = LengthRule(
@@ -129,7 +130,8 @@ class LstTask(SpeechToTextTask):
     def state_dict(self) -> dict[str, Any]:
         """The settings that decoding needs again, for the checkpoint."""
         remembered = {name: getattr(self.cfg, name) for name in REMEMBERED}
-        return {**super().state_dict(), "lst": {**remembered, "prompt": self.prompt}}
+        target_lang = self.cfg.target_lang or self.data_cfg.target_lang
+        return {**super().state_dict(), "lst": {**remembered, "prompt": self.prompt, "target_lang": target_lang}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's settings where the command line says nothing."""
@@ -182,9 +184,13 @@ class LstTask(SpeechToTextTask):
         max_tokens = kwargs.get("max_tokens")
         longest = max((dataset.num_tokens(i) for i in range(len(dataset))), default=0)
         is_train = any(dataset is d for name, d in self.datasets.items() if name.startswith("train"))
-        if max_tokens and longest > max_tokens and not is_train:
-            logger.warning(f"--max-tokens {max_tokens} is raised to {longest}, the longest utterance, to lose none")
-            kwargs["max_tokens"] = longest
+        if max_tokens and longest > max_tokens:
+            if is_train:
+                n_longer = int((np.asarray(dataset.sizes) > max_tokens).sum())
+                logger.warning(f"{n_longer:,} training segments left out: more LLM positions than --max-tokens {max_tokens}")
+            else:
+                logger.warning(f"--max-tokens {max_tokens} is raised to {longest}, the longest utterance, to lose none")
+                kwargs["max_tokens"] = longest
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def build_generator(
@@ -226,9 +232,7 @@ class LstTask(SpeechToTextTask):
         segments = [Segment.parse(line.strip(), self.data_cfg.audio_root) for line in lines]
         return lines, [segment_samples(segment, audio_info(segment.path)) for segment in segments]
 
-    def build_dataset_for_inference(
-        self, src_tokens: list[str], src_lengths: list[int], **kwargs: Any
-    ) -> LstDataset:
+    def build_dataset_for_inference(self, src_tokens: list[str], src_lengths: list[int], **kwargs: Any) -> LstDataset:
         """A dataset without targets of those audio files."""
         rows = [
             Row(

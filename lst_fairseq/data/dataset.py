@@ -39,9 +39,10 @@ class LengthRule:
     min_source_seconds: float
 
     def positions(self, n_samples: Sequence[int], target_lengths: Sequence[int]) -> np.ndarray:
-        """LLM positions [N] of utterances: prompt, speech with its markers, target with its end of sentence."""
+        """LLM positions [N] of utterances: prompt, speech with its markers, and the target (whose length counts the end
+        of sentence) without the end of sentence, which is predicted but never fed."""
         speech = self.speech_positions(torch.tensor(n_samples, dtype=torch.long)).numpy()
-        return speech + self.prompt_positions + np.asarray(target_lengths, dtype=np.int64)
+        return speech + self.prompt_positions + np.maximum(np.asarray(target_lengths, dtype=np.int64) - 1, 0)
 
     def reason_to_skip(self, row: Row, target_length: int, positions: int) -> str | None:
         """Why a training segment is left out, or None."""
@@ -149,12 +150,26 @@ class LstDataset(SpeechToTextDataset):
         float64, because fairseq's trainer rounds float32 inputs to half precision (trainer.py, _prepare_sample), and a
         waveform in bf16 has 8 bits. The frontend takes it to float32.
         """
+        if not samples:  # the share of a process for which no batch is left
+            return {}
         good = [sample for sample in samples if sample.source is not None]
-        batch = super().collater(good, return_order=return_order)
-        if batch:
-            batch["net_input"]["src_tokens"] = batch["net_input"]["src_tokens"].double()
-            batch["n_skipped"] = len(samples) - len(good)
+        batch = super().collater(good or [self._stand_in()], return_order=return_order)
+        if not good:
+            batch.update(id=batch["id"][:0], nsentences=0, ntokens=0)
+            if batch["target"] is not None:
+                batch["target"].fill_(self.tgt_dict.pad())
+        batch["net_input"]["src_tokens"] = batch["net_input"]["src_tokens"].double()
+        batch["n_skipped"] = len(samples) - len(good)
         return batch
+
+    def _stand_in(self) -> SpeechToTextDatasetItem:
+        """What a batch holds when all of its audio is broken: a second of silence, without loss, tokens or id.
+
+        fairseq knows no such batch: for an empty one the trainer (trainer.py:1337) trains and logs its first batch
+        again, and stops if that is empty, too.
+        """
+        target = None if self.targets is None else torch.tensor([self.tgt_dict.eos()])
+        return SpeechToTextDatasetItem(index=0, source=torch.zeros(SAMPLE_RATE), target=target)
 
     def num_tokens(self, index: int) -> int:
         """LLM positions of an utterance: what ``--max-tokens`` counts."""
@@ -169,6 +184,11 @@ class LstDataset(SpeechToTextDataset):
     @property
     def sizes(self) -> np.ndarray:
         return self.positions
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """Not where the order is random: batches are then made anew each epoch, so that a resumed run has the same."""
+        return not self.shuffle
 
     def ordered_indices(self) -> np.ndarray:
         """Longest first by LLM positions, in random or manifest order among equals."""

@@ -6,6 +6,7 @@ import torch
 from fairseq.models import FairseqIncrementalDecoder
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import Prompt
@@ -61,6 +62,11 @@ class LlmDecoder(FairseqIncrementalDecoder):
         super().train(mode)
         if self.freeze:
             self.llm.eval()
+            # transformers recomputes activations of layers in training mode only. Dropout has modules and flags of its
+            # own below the layer, which stay in eval mode.
+            for module in self.llm.modules():
+                if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+                    module.training = mode
         return self
 
     def max_positions(self) -> int:

@@ -34,12 +34,11 @@ from lst_fairseq.models.decoder import LlmDecoder
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import build_frontend
 from lst_fairseq.models.pretrained import (
-    check_loaded,
     fingerprint,
+    load_pretrained,
     model_config,
     model_directory,
     tokenizer_fingerprint,
-    without_load_report,
 )
 
 logger = logging.getLogger(__name__)
@@ -124,15 +123,7 @@ class LstModel(FairseqEncoderDecoderModel):
         trained = train_modules(cfg.train_modules)
         dictionary: LlmDictionary = task.target_dictionary
         llm_path = model_directory(task.cfg.llm, "--llm")
-        with without_load_report():
-            llm, info = AutoModelForCausalLM.from_pretrained(
-                llm_path,
-                config=model_config(llm_path, "--llm"),
-                dtype=torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        check_loaded(info, llm_path)
+        llm = load_pretrained(AutoModelForCausalLM, llm_path, model_config(llm_path, "--llm"))
         if cfg.llm_gradient_checkpointing:
             llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         embeddings = llm.get_input_embeddings().weight

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import pickle
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
@@ -36,12 +39,56 @@ def model_directory(path: str | None, flag: str) -> Path:
     return directory
 
 
-def model_config(directory: Path, flag: str) -> PretrainedConfig:
-    """The configuration of a model directory, or an error that names the flag and the file."""
+def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> PretrainedConfig:
+    """The configuration of a model directory.
+
+    Raises:
+        ValueError: config.json cannot be read, or its model type is none of the ``known`` ones (if any are given);
+            the message names the flag, the directory and the known types.
+    """
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
+        model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
+        if not known or model_type in known:
+            return AutoConfig.from_pretrained(directory, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"{flag} {directory}: transformers cannot read its config.json: {error}") from error
+    raise ValueError(
+        f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(sorted(known))}"
+    )
+
+
+def load_pretrained(
+    cls: Any, directory: Path, config: PretrainedConfig, unused: tuple[str, ...] = ()
+) -> PreTrainedModel:
+    """Load a directory's weights in fp32, all of them or not at all.
+
+    Args:
+        cls: the transformers class, or auto class.
+        directory: as :func:`model_directory` found it.
+        config: its configuration.
+        unused: names (endings) of parameters that the plugin never uses and that may be missing.
+
+    Raises:
+        ValueError: a weight file is truncated or unreadable, or parameters are missing or of another shape, listed.
+    """
+    for file in weight_files(directory):
+        if file.suffix == ".safetensors":
+            _safetensors_header(file)
+    try:
+        with without_load_report():
+            model, info = cls.from_pretrained(
+                directory,
+                config=config,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_loaded lists them; transformers' own error does not
+            )
+    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{directory}: the weights cannot be loaded ({reason}); copy the model again") from error
+    check_loaded(info, directory, unused)
+    return model
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -65,6 +112,17 @@ def fingerprint(directory: Path) -> str:
 def _tensor_samples(file: Path) -> list[tuple[str, bytes]]:
     if file.suffix != ".safetensors":
         return [(file.name, str(file.stat().st_size).encode() + _samples(file, 0, file.stat().st_size))]
+    header, start = _safetensors_header(file)
+    samples = []
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        described = f"{entry['dtype']} {entry['shape']}".encode()
+        samples.append((name, described + _samples(file, start + begin, end - begin)))
+    return samples
+
+
+def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says about each tensor, and where its data begins; an error if the file is cut short."""
     with open(file, "rb") as f:
         header_bytes = f.read(8)
         if len(header_bytes) < 8:
@@ -78,14 +136,10 @@ def _tensor_samples(file: Path) -> list[tuple[str, bytes]]:
     if header is None:
         raise ValueError(f"{file}: not a safetensors file, or truncated; copy it again")
     header.pop("__metadata__", None)
-    samples = []
     for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if start + end > file.stat().st_size:
+        if start + entry["data_offsets"][1] > file.stat().st_size:
             raise ValueError(f"{file}: truncated in tensor {name}; copy it again")
-        described = f"{entry['dtype']} {entry['shape']}".encode()
-        samples.append((name, described + _samples(file, start + begin, end - begin)))
-    return samples
+    return header, start
 
 
 def _samples(file: Path, begin: int, size: int) -> bytes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from lst_fairseq.models.pretrained import check_loaded, model_config, model_directory, without_load_report
+from lst_fairseq.models.pretrained import model_config, model_directory
 
 FRONTENDS: dict[str, type["SpeechFrontend"]] = {}
 
@@ -43,15 +43,13 @@ class SpeechFrontend(nn.Module):
     @classmethod
     def load(cls, directory: Path, config: PretrainedConfig) -> "SpeechFrontend":
         """Load weights and preprocessor_config.json from a directory; a partial load is an error."""
-        with without_load_report():
-            model, info = cls.load_encoder(directory, config)
-        check_loaded(info, directory, unused=cls.unused)
+        model = cls.load_encoder(directory, config)
         path = directory / "preprocessor_config.json"
         return cls(model, json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})
 
     @classmethod
-    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-        """The encoder in fp32 and transformers' report of what was loaded."""
+    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> PreTrainedModel:
+        """The encoder in fp32."""
         raise NotImplementedError
 
     def output_lengths(self, n_samples: Tensor) -> Tensor:
@@ -85,10 +83,5 @@ class SpeechFrontend(nn.Module):
 def build_frontend(path: str | None) -> SpeechFrontend:
     """The frontend for ``--speech-encoder PATH``; an unknown kind is an error that lists the known ones."""
     directory = model_directory(path, "--speech-encoder")
-    config = model_config(directory, "--speech-encoder")
-    if config.model_type not in FRONTENDS:
-        raise ValueError(
-            f"--speech-encoder {path}: model type {config.model_type!r} is no known speech encoder; "
-            f"known: {', '.join(sorted(FRONTENDS))}"
-        )
+    config = model_config(directory, "--speech-encoder", known=FRONTENDS)
     return FRONTENDS[config.model_type].load(directory, config)

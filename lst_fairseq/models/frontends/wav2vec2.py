@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, Wav2Vec2BertModel, W
 
 from lst_fairseq.models.features import kaldi_log_mel
 from lst_fairseq.models.frontends.base import SpeechFrontend, register_frontend
+from lst_fairseq.models.pretrained import load_pretrained
 
 #: Added to the variance by Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm.
 VARIANCE_FLOOR = 1e-7
@@ -51,10 +52,8 @@ class Wav2Vec2Frontend(SpeechFrontend):
         self.normalise = preprocessor.get("do_normalize", True)
 
     @classmethod
-    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-        return Wav2Vec2Model.from_pretrained(
-            directory, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> PreTrainedModel:
+        return load_pretrained(Wav2Vec2Model, directory, config, cls.unused)
 
     def output_lengths(self, n_samples: Tensor) -> Tensor:
         return self.model._get_feat_extract_output_lengths(n_samples).clamp(min=1)
@@ -100,10 +99,8 @@ class Wav2Vec2BertFrontend(SpeechFrontend):
             raise ValueError("a w2v-BERT with its own adapter (add_adapter) is not supported; use one without")
 
     @classmethod
-    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-        return Wav2Vec2BertModel.from_pretrained(
-            directory, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> PreTrainedModel:
+        return load_pretrained(Wav2Vec2BertModel, directory, config, cls.unused)
 
     def output_lengths(self, n_samples: Tensor) -> Tensor:
         frames = (n_samples - self.window).div(self.hop, rounding_mode="floor") + 1

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, WhisperFeatureExtrac
 
 from lst_fairseq.models.features import whisper_log_mel
 from lst_fairseq.models.frontends.base import SpeechFrontend, register_frontend
+from lst_fairseq.models.pretrained import load_pretrained
 
 
 @register_frontend("whisper")
@@ -35,11 +36,8 @@ class WhisperFrontend(SpeechFrontend):
         self.mel_filters = extractor.mel_filters
 
     @classmethod
-    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, dict[str, Any]]:
-        model, info = WhisperModel.from_pretrained(
-            directory, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-        return model.encoder, info
+    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> PreTrainedModel:
+        return load_pretrained(WhisperModel, directory, config, cls.unused).encoder
 
     def output_lengths(self, n_samples: Tensor) -> Tensor:
         rounded_up = (n_samples + self.samples_per_vector - 1).div(self.samples_per_vector, rounding_mode="floor")
