@@ -75,8 +75,8 @@ def name_unreadable_checkpoints() -> None:
 def name_misfitting_checkpoints() -> None:
     """Name the file, and keep the list of keys, when a checkpoint can be read and does not fit the model.
 
-    trainer.py:589 replaces the model's message with "please ensure that the architectures match";
-    checkpoint_utils.py:481 does not name the file.
+    trainer.py:596 replaces the model's message with "please ensure that the architectures match";
+    checkpoint_utils.py:511 does not name the file.
     """
     load_checkpoint, load_ensemble = Trainer.load_checkpoint, checkpoint_utils.load_model_ensemble_and_task
 

@@ -21,9 +21,12 @@ from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_sam
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dataset import LengthRule, LstDataset
 from lst_fairseq.data.dictionary import LlmDictionary
+from lst_fairseq.data.feature_cache import FeatureCache
+from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import LST_PROMPT, fill_prompt
-from lst_fairseq.models.pretrained import model_config, model_directory
+from lst_fairseq.models.frontends import SpeechFrontend
+from lst_fairseq.models.pretrained import encoder_fingerprint, model_config, model_directory
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,13 @@ class LstTaskConfig(FairseqDataclass):
     skip_bad_audio: bool = field(
         default=False, metadata={"help": "leave out and count segments whose audio is missing or broken"}
     )
+    cache_features: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "folder to keep the frozen frontend's features in (fp16): each segment is encoded once, and not in "
+            "every epoch; some 100 kB per second of speech and 1,000 dimensions"
+        },
+    )
     seed: int = II("common.seed")
 
 
@@ -84,6 +94,7 @@ class LstTask(SpeechToTextTask):
         self.speaker_to_id = None
         self.prompt: str | None = None
         self.rule: LengthRule | None = None
+        self.frontend: SpeechFrontend | None = None
         self.max_decoder_positions = cfg.max_target_positions
 
     @classmethod
@@ -114,6 +125,7 @@ class LstTask(SpeechToTextTask):
             self._bind_dictionary()
         self.prompt = fill_prompt(self.cfg.prompt or LST_PROMPT, self.cfg.target_lang or self.data_cfg.target_lang)
         model = FairseqTask.build_model(self, cfg, from_checkpoint)
+        self.frontend = model.encoder.frontend
         decoder = model.decoder
         self.rule = LengthRule(
             speech_positions=model.encoder.output_lengths,
@@ -187,11 +199,49 @@ class LstTask(SpeechToTextTask):
         if max_tokens and longest > max_tokens:
             if is_train:
                 n_longer = int((np.asarray(dataset.sizes) > max_tokens).sum())
-                logger.warning(f"{n_longer:,} training segments left out: more LLM positions than --max-tokens {max_tokens}")
+                logger.warning(
+                    f"{n_longer:,} training segments left out: more LLM positions than --max-tokens {max_tokens}"
+                )
             else:
                 logger.warning(f"--max-tokens {max_tokens} is raised to {longest}, the longest utterance, to lose none")
                 kwargs["max_tokens"] = longest
+        if self.cfg.cache_features:
+            for part in _parts(dataset):
+                self._use_cached_features(part)
         return super().get_batch_iterator(dataset, *args, **kwargs)
+
+    def _use_cached_features(self, dataset: LstDataset) -> None:
+        """Encode a dataset's speech into the cache, as far as it is not there, and read from it from now on.
+
+        Here rather than when the dataset is loaded, since the model is on its device by now. The processes of a
+        distributed run share the work.
+        """
+        if dataset.cache is not None or not dataset.rows:
+            return
+        if dataset.waveform_transforms is not None:
+            raise ValueError("--cache-features cannot be combined with waveform_transforms of the data config")
+        n_vectors = self.frontend.output_lengths(torch.tensor(dataset.n_frames)).tolist()
+        # The data type is part of the key: features in half precision are not those in fp32.
+        key = f"{encoder_fingerprint(self.cfg.speech_encoder)} {self.frontend.dtype}"
+        cache = FeatureCache(Path(self.cfg.cache_features), key, dataset.rows, n_vectors, self.frontend.output_dim)
+        missing = cache.missing()
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed:
+            missing = missing[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+            torch.distributed.barrier()  # none writes before all have listed what is missing
+        device = next(self.frontend.parameters()).device
+        fill_cache(
+            cache,
+            missing,
+            dataset.read_waveform,
+            dataset.n_frames,
+            self.frontend.eval(),
+            device,
+            self.cfg.skip_bad_audio,
+        )
+        if distributed:
+            torch.distributed.barrier()
+        dataset.use_cache(cache)
 
     def build_generator(
         self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
@@ -250,3 +300,12 @@ class LstTask(SpeechToTextTask):
             for number, (path, n_samples) in enumerate(zip(src_tokens, src_lengths, strict=True), start=1)
         ]
         return LstDataset("interactive", self.data_cfg, Manifest("input", rows), None, self._length_rule())
+
+
+def _parts(dataset: FairseqDataset) -> list[LstDataset]:
+    """The manifests' datasets inside fairseq's concatenated or resampled ones."""
+    if isinstance(dataset, ConcatDataset):
+        return [part for inner in dataset.datasets for part in _parts(inner)]
+    if isinstance(dataset, ResamplingDataset):
+        return _parts(dataset.dataset)
+    return [dataset]

@@ -33,6 +33,8 @@ CONFIG = """\
 # No vocabulary here: target ids come from the LLM's tokenizer.
 use_audio_input: true
 audio_root: ''
+# The language that prompts with {{tgt_lang}} name.
+target_lang: {tgt_lang}
 """
 
 # MuST-C's own shape: "- {duration: 3.5, offset: 16.08, rW: 9, uW: 0, speaker_id: spk.1, wav: ted_1.wav}". Anything
@@ -267,7 +269,7 @@ def main(argv: list[str] | None = None) -> None:
     except (PrepError, ManifestError) as error:
         sys.exit(f"error: {error}")
     with atomic_text(args.out / "config.yaml") as file:
-        file.write(CONFIG)
+        file.write(CONFIG.format(tgt_lang=args.tgt_lang))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """fairseq's S2T data configuration (YAML), as raw-waveform input needs it."""
 
+from copy import copy
 from pathlib import Path
 
 from fairseq.data.audio.data_cfg import S2TDataConfig
@@ -12,6 +13,7 @@ class LstDataConfig(S2TDataConfig):
     """
 
     def __init__(self, yaml_path: Path):
+        self.inputs_are_waveforms = True
         if yaml_path.is_file():
             super().__init__(yaml_path)
             self.config = self.config or {}
@@ -20,8 +22,14 @@ class LstDataConfig(S2TDataConfig):
 
     @property
     def use_audio_input(self) -> bool:
-        """Always waveforms: the frontend makes its own features."""
-        return True
+        """Waveforms, from which the frontend makes its own features, unless these come from a cache."""
+        return self.inputs_are_waveforms
+
+    def for_features(self) -> "LstDataConfig":
+        """The same configuration for inputs that are features already."""
+        other = copy(self)
+        other.inputs_are_waveforms = False
+        return other
 
     @property
     def standardize_audio(self) -> bool:

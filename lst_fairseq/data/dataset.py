@@ -15,6 +15,7 @@ from torch import Tensor
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, read_segment
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dictionary import LlmDictionary
+from lst_fairseq.data.feature_cache import FeatureCache
 from lst_fairseq.data.manifest import Manifest, Row
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,9 @@ class LstDataset(SpeechToTextDataset):
         self.targets: list[np.ndarray] | None = None
         if dictionary is not None:
             eos = dictionary.eos()
-            self.targets = [np.array([*ids, eos], dtype=np.int32) for ids in dictionary.encode([r.tgt_text for r in rows])]
+            self.targets = [
+                np.array([*ids, eos], dtype=np.int32) for ids in dictionary.encode([r.tgt_text for r in rows])
+            ]
         lengths = [len(target) for target in self.targets] if self.targets else [0] * len(rows)
         positions = rule.positions([row.n_samples for row in rows], lengths)
         self.skipped = Counter(manifest.skipped)
@@ -98,6 +101,7 @@ class LstDataset(SpeechToTextDataset):
         self.positions = positions
         self.skip_bad_audio = skip_bad_audio
         self.manifest_path = manifest.path
+        self.cache: FeatureCache | None = None
         super().__init__(
             split=split,
             is_train_split=is_train,
@@ -120,11 +124,24 @@ class LstDataset(SpeechToTextDataset):
     def get_tgt_lens_and_check_oov(self) -> list[int]:
         return [len(target) for target in self.targets] if self.targets is not None else [0] * self.n_samples
 
+    def use_cache(self, cache: FeatureCache) -> None:
+        """Take a frozen frontend's features from a filled cache instead of reading audio."""
+        self.cache = cache
+        self.cfg = self.cfg.for_features()
+
     def _get_source_audio(self, index: int) -> Tensor:
         waveform = read_segment(self.rows[index].segment)
         if self.waveform_transforms is not None:
             waveform = self.waveform_transforms(waveform[None], SAMPLE_RATE)[0][0]
         return torch.from_numpy(waveform)
+
+    def read_waveform(self, index: int) -> Tensor:
+        """The waveform [T] of a row; an AudioError names manifest and line."""
+        try:
+            return self._get_source_audio(index)
+        except AudioError as error:
+            where = f"{self.manifest_path}:{self.rows[index].line}"
+            raise AudioError(f"{where}: {error}; --skip-bad-audio leaves such segments out and counts them") from error
 
     def __getitem__(self, index: int) -> SpeechToTextDatasetItem:
         """One utterance; its source is None where the audio is broken and may be skipped.
@@ -134,18 +151,19 @@ class LstDataset(SpeechToTextDataset):
         """
         index = int(index)
         try:
-            source = self._get_source_audio(index)
+            source = self.read_waveform(index) if self.cache is None else self.cache.read(index)
         except AudioError as error:
-            where = f"{self.manifest_path}:{self.rows[index].line}"
             if not self.skip_bad_audio:
-                raise AudioError(f"{where}: {error}; --skip-bad-audio leaves such segments out and counts them") from error
-            logger.warning(f"{where}: skipped: {error}")
+                raise
+            logger.warning(f"skipped: {error}")
             source = None
         target = torch.from_numpy(self.targets[index].astype(np.int64)) if self.targets is not None else None
         return SpeechToTextDatasetItem(index=index, source=source, target=target)
 
     def collater(self, samples: list[SpeechToTextDatasetItem], return_order: bool = False) -> dict[str, Any]:
-        """fairseq's batch; ``src_tokens`` [B, T] in float64, and ``n_skipped``, how many utterances had broken audio.
+        """fairseq's batch, and ``n_skipped``, how many utterances had broken audio.
+
+        ``src_tokens`` is waveforms [B, T] in float64, or features [B, N, D] in float16 where they come from a cache.
 
         float64, because fairseq's trainer rounds float32 inputs to half precision (trainer.py, _prepare_sample), and a
         waveform in bf16 has 8 bits. The frontend takes it to float32.
@@ -158,7 +176,8 @@ class LstDataset(SpeechToTextDataset):
             batch.update(id=batch["id"][:0], nsentences=0, ntokens=0)
             if batch["target"] is not None:
                 batch["target"].fill_(self.tgt_dict.pad())
-        batch["net_input"]["src_tokens"] = batch["net_input"]["src_tokens"].double()
+        if self.cache is None:
+            batch["net_input"]["src_tokens"] = batch["net_input"]["src_tokens"].double()
         batch["n_skipped"] = len(samples) - len(good)
         return batch
 
@@ -169,7 +188,8 @@ class LstDataset(SpeechToTextDataset):
         again, and stops if that is empty, too.
         """
         target = None if self.targets is None else torch.tensor([self.tgt_dict.eos()])
-        return SpeechToTextDatasetItem(index=0, source=torch.zeros(SAMPLE_RATE), target=target)
+        source = torch.zeros(SAMPLE_RATE) if self.cache is None else torch.zeros(50, self.cache.features.shape[1])
+        return SpeechToTextDatasetItem(index=0, source=source, target=target)
 
     def num_tokens(self, index: int) -> int:
         """LLM positions of an utterance: what ``--max-tokens`` counts."""

@@ -93,11 +93,14 @@ class LlmDictionary(Dictionary):
             raise RuntimeError("the LLM is not known yet: give --llm DIRECTORY, or load a checkpoint, which names it")
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens and without the end of sentence."""
+        """Token ids of each text, without special tokens and without the end of sentence.
+
+        A text in which "</s>" is written means these four characters, and not the end of the sentence.
+        """
         self._check_bound()
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def encode_line(self, line: str, *args: Any, append_eos: bool = True, **kwargs: Any) -> torch.IntTensor:
         """Ids [T] of one text by the LLM's tokenizer; fairseq's other arguments do not apply to it."""

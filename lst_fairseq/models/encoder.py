@@ -65,15 +65,18 @@ class SpeechEncoder(FairseqEncoder):
 
         Args:
             src_tokens: waveforms [B, T] in [-1, 1]. float64 is accepted, and is what the plugin's collater sends:
-                fairseq rounds float32 inputs to half precision before the frontend sees them.
-            src_lengths: LongTensor [B], samples of each row.
+                fairseq rounds float32 inputs to half precision before the frontend sees them. Or the frontend's own
+                features [B, N, D], from a cache.
+            src_lengths: LongTensor [B], samples of each row, or feature vectors.
 
         Returns:
             ``speech`` [B, N, E] with markers, ``speech_lengths`` [B], and ``row`` [B], which decoder row each stands
             for; fairseq's reordering (beams, finished sentences) moves ``row`` only.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_frontend):
-            features, lengths = self.frontend(src_tokens, src_lengths)
+        features, lengths = src_tokens, src_lengths
+        if src_tokens.dim() == 2:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_frontend):
+                features, lengths = self.frontend(src_tokens, src_lengths)
         speech, lengths = self.adapter(features.to(self.markers.start.dtype), lengths)
         speech, lengths = self.markers(speech, lengths)
         rows = torch.arange(speech.size(0), device=speech.device)

@@ -109,6 +109,16 @@ def fingerprint(directory: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def encoder_fingerprint(path: str) -> str:
+    """What a frontend's features depend on: its weights and both of its configurations."""
+    directory = model_directory(path, "--speech-encoder")
+    digest = hashlib.sha256(fingerprint(directory).encode())
+    for name in ("config.json", "preprocessor_config.json"):
+        if (directory / name).is_file():
+            digest.update((directory / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def _tensor_samples(file: Path) -> list[tuple[str, bytes]]:
     if file.suffix != ".safetensors":
         return [(file.name, str(file.stat().st_size).encode() + _samples(file, 0, file.stat().st_size))]

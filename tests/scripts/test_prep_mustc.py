@@ -79,7 +79,7 @@ def test_manifest(prep, tmp_path, capsys):
     assert header == "id\taudio\tn_frames\tsrc_text\ttgt_text\tspeaker\tsrc_lang\ttgt_lang\ttask"
     assert first.split("\t")[2] == "16000"
     config = yaml.safe_load((out / "config.yaml").read_text())
-    assert config == {"use_audio_input": True, "audio_root": ""}
+    assert config == {"use_audio_input": True, "audio_root": "", "target_lang": "de"}
     assert capsys.readouterr().out == "train: 4 segments, 2 talks, 0.00 h\n"
 
 

@@ -43,6 +43,10 @@ class ConvAdapter(SpeechAdapter):
             raise ValueError(
                 f"--adapter-kernel-sizes {cfg.adapter_kernel_sizes}: give odd numbers joined by commas, such as 3,3"
             )
+        if cfg.adapter_channels < 2 or cfg.adapter_channels % 2:
+            raise ValueError(
+                f"--adapter-channels {cfg.adapter_channels}: give an even number, since gated linear units halve it"
+            )
         # In bulk, since a table of 128,000 rows in half precision overflows a sum of squares.
         scale = embeddings.detach().float().std().item()
         return cls(input_dim, cfg.adapter_channels, embeddings.size(1), kernel_sizes, cfg.adapter_norm, scale)

@@ -1,0 +1,104 @@
+"""Features of a frozen frontend on disk: the same training as without, written once, safe to stop."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lst_fairseq.data import feature_cache
+from lst_fairseq.data.audio import AudioError
+from lst_fairseq.data.feature_cache import FeatureCache
+from tests.helpers import SENTENCES, batch_of, build, write_tsv
+
+
+def cached_task(data: Path, backbones: Mapping[str, str], cache: Path, *extra: str, **settings: str):
+    _, task, model = build(data, backbones, *extra, cache_features=str(cache), **settings)
+    for split in ("train", "dev"):
+        task.load_dataset(split)
+        task.get_batch_iterator(task.dataset(split), max_tokens=400)
+    return task, model
+
+
+@pytest.mark.parametrize("frontend", ["wav2vec2", "wav2vec2_bert", "whisper"])
+def test_logits_equal_those_without_a_cache(corpus: Path, backbones: dict[str, str], tmp_path: Path, frontend: str):
+    settings = {"speech_encoder": backbones[frontend]}
+    _, plain, _ = build(corpus, backbones, **settings)
+    plain.load_dataset("train")
+    task, model = cached_task(corpus, backbones, tmp_path, **settings)
+    expected = model(**batch_of(plain, "train", [0, 3, 5])["net_input"])[0]
+    batch = batch_of(task, "train", [0, 3, 5])
+    assert batch["net_input"]["src_tokens"].dtype == torch.float16
+    # fp16 keeps 11 bits of features whose size is about 1.
+    assert torch.allclose(model(**batch["net_input"])[0], expected, atol=2e-2)
+    features, lengths = batch["net_input"]["src_tokens"], batch["net_input"]["src_lengths"]
+    waveforms = batch_of(plain, "train", [0, 3, 5])["net_input"]
+    direct, direct_lengths = model.encoder.frontend(waveforms["src_tokens"], waveforms["src_lengths"])
+    assert lengths.tolist() == direct_lengths.tolist()
+    for row, n in enumerate(lengths):
+        assert torch.allclose(features[row, :n].float(), direct[row, :n], atol=5e-3, rtol=1e-3)
+
+
+def test_second_run_encodes_nothing(
+    corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cached_task(corpus, backbones, tmp_path)
+    monkeypatch.setattr(feature_cache, "_batches", lambda *_: pytest.fail("encoded again"))
+    cached_task(corpus, backbones, tmp_path)
+
+
+def test_interrupted_run_goes_on(
+    corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(feature_cache, "BATCH_SECONDS", 3)
+    write, written = FeatureCache.write, []
+
+    def stopped(self: FeatureCache, index: int, features: torch.Tensor | None) -> None:
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(index)
+        write(self, index, features)
+
+    monkeypatch.setattr(FeatureCache, "write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        cached_task(corpus, backbones, tmp_path)
+    done = list(written)
+    monkeypatch.setattr(FeatureCache, "write", lambda self, i, f: (written.append(i), write(self, i, f)))
+    task, _ = cached_task(corpus, backbones, tmp_path)
+    rows = len(task.dataset("train").rows) + len(task.dataset("dev").rows)
+    assert len(written) == rows and len(done) == 5
+    assert not len(task.dataset("train").cache.missing())
+
+
+def test_another_frontend_and_changed_audio_have_their_own_features(
+    corpus: Path, backbones: dict[str, str], tmp_path: Path
+):
+    cached_task(corpus, backbones, tmp_path)
+    first = set(tmp_path.iterdir())
+    cached_task(corpus, backbones, tmp_path, speech_encoder=backbones["wav2vec2_bert"])
+    second = set(tmp_path.iterdir())
+    assert len(first) == 2 and len(second) == 4
+    (corpus / "dev.wav").touch()
+    cached_task(corpus, backbones, tmp_path)
+    assert len(set(tmp_path.iterdir()) - second) == 1
+
+
+def test_broken_audio(backbones: dict[str, str], tmp_path: Path):
+    noise = np.random.default_rng(0).standard_normal(20_000).astype(np.float32) * 0.1
+    rows = []
+    for i in range(4):
+        path = tmp_path / f"{i}.wav"
+        samples = noise.copy()
+        samples[7] = np.nan if i == 2 else 0
+        soundfile.write(path, samples, 16_000, subtype="FLOAT")
+        rows.append({"id": str(i), "audio": str(path), "n_frames": len(noise), "tgt_text": SENTENCES[i]})
+    write_tsv(tmp_path / "train.tsv", rows)
+    write_tsv(tmp_path / "dev.tsv", rows[:2])
+    with pytest.raises(AudioError, match=r"train\.tsv:4: .*2\.wav.*--skip-bad-audio"):
+        cached_task(tmp_path, backbones, tmp_path / "cache")
+    task, _ = cached_task(tmp_path, backbones, tmp_path / "cache", "--skip-bad-audio")
+    batch = batch_of(task, "train", [0, 1, 2, 3])
+    assert batch["n_skipped"] == 1 and sorted(batch["id"].tolist()) == [0, 1, 3]
+    assert batch_of(task, "train", [2])["ntokens"] == 0
