@@ -3,6 +3,7 @@
 Line numbers are those of fairseq-fixed 0.12.3.1. Every other trap of fairseq is avoided by the plugin's own classes.
 """
 
+import argparse
 import collections
 import functools
 import os
@@ -28,11 +29,13 @@ class CheckpointError(RuntimeError):
 def allow_checkpoint_types() -> None:
     """Let torch >= 2.6 read fairseq's checkpoints with weights only (checkpoint_utils.py:352 calls torch.load plainly).
 
-    These are plain containers: an OmegaConf configuration and what resuming on several processes exchanges. No file
-    can run code through them.
+    These are plain containers: an OmegaConf configuration, the Namespace in which fairseq's older tasks (and so its
+    speech_to_text baselines) keep their settings, and what resuming on several processes exchanges. No file can run
+    code through them.
     """
     torch.serialization.add_safe_globals(
         [
+            argparse.Namespace,
             typing.Any,
             collections.defaultdict,
             dict,

@@ -68,7 +68,7 @@ class LstTaskConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "folder to keep the frozen frontend's features in (fp16): each segment is encoded once, and not in "
-            "every epoch; some 100 kB per second of speech and 1,000 dimensions"
+            "every epoch; 0.37 GB an hour of speech at 1,024 dimensions"
         },
     )
     seed: int = II("common.seed")
@@ -194,11 +194,12 @@ class LstTask(SpeechToTextTask):
         """
         kwargs["required_batch_size_multiple"] = 1
         max_tokens = kwargs.get("max_tokens")
-        longest = max((dataset.num_tokens(i) for i in range(len(dataset))), default=0)
+        sizes = np.asarray(dataset.sizes)
+        longest = int(sizes.max(initial=0))
         is_train = any(dataset is d for name, d in self.datasets.items() if name.startswith("train"))
         if max_tokens and longest > max_tokens:
             if is_train:
-                n_longer = int((np.asarray(dataset.sizes) > max_tokens).sum())
+                n_longer = int((sizes > max_tokens).sum())
                 logger.warning(
                     f"{n_longer:,} training segments left out: more LLM positions than --max-tokens {max_tokens}"
                 )

@@ -81,14 +81,15 @@ class LstCrossEntropy(FairseqCriterion):
             return sum(output.get(name, 0) for output in logging_outputs)
 
         n_tokens, sample_size = total("ntokens"), total("sample_size")
+        if n_skipped := total("n_skipped"):
+            metrics.log_scalar_sum("skipped_audio", n_skipped)
         if not n_tokens:  # every utterance of the batch had broken audio
+            metrics.log_scalar("loss", 0.0, weight=0)  # else the trainer logs -1
             return
         metrics.log_scalar("loss", total("loss") / sample_size / math.log(2), sample_size, round=3)
         metrics.log_scalar("nll_loss", total("nll_loss") / n_tokens / math.log(2), n_tokens, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
         metrics.log_scalar("accuracy", 100.0 * utils.item(total("n_correct")) / n_tokens, n_tokens, round=2)
-        if n_skipped := total("n_skipped"):
-            metrics.log_scalar_sum("skipped_audio", n_skipped)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -161,6 +161,12 @@ class LstModel(FairseqEncoderDecoderModel):
         """No limit that fairseq should filter by: the dataset applies the task's limits, in seconds, and counts."""
         return None
 
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """fairseq's preparation, and ``--bf16``, which fairseq-generate takes and then forgets (generate.py:140)."""
+        super().prepare_for_inference_(cfg)
+        if cfg.common.bf16:
+            self.bfloat16()
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Parameters of the held modules only, and the checkpoint's record."""
         return held_state(self, super().state_dict(*args, **kwargs), self.record)

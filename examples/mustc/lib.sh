@@ -1,0 +1,269 @@
+# What the scripts of the recipe share. They source this file and call `begin "$@"`.
+# shellcheck shell=bash
+
+RECIPE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=../../scripts/env.sh
+source "$RECIPE/../../scripts/env.sh"
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+begin() { # help, settings and environment of a script; "$@" are its arguments
+    case "${1:-}" in
+        "") ;;
+        -h | --help) show_help "$0" && exit ;;
+        *) die "unknown argument '$1': settings come from the environment or a SETTINGS file (see --help)" ;;
+    esac
+    local name
+    local -A given=() # settings from the environment: these win over the file, which wins over the defaults
+    for name in $(sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p' "$RECIPE/settings.sh"); do
+        if [[ -v $name ]]; then given[$name]=${!name}; fi
+    done
+    TGT_LANG=${TGT_LANG-de} # a settings file may be written in terms of it
+    if [[ -n ${SETTINGS:-} ]]; then
+        [[ -f $SETTINGS ]] || die "SETTINGS=$SETTINGS: no such file"
+        # shellcheck disable=SC1090
+        source "$SETTINGS"
+        for name in "${!given[@]}"; do printf -v "$name" %s "${given[$name]}"; done
+    fi
+    # shellcheck source=settings.sh
+    source "$RECIPE/settings.sh"
+    for name in MUSTC_ROOT WORK SPEECH_ENCODER LLM CACHE_FEATURES; do # a relative path is relative to where the script was called
+        if [[ -n ${!name} && ${!name} != /* ]]; then printf -v "$name" %s "$PWD/${!name}"; fi
+    done
+    need_choice PRECISION "$PRECISION" "" fp32 fp16 bf16
+    need_choice ONE_STAGE "$ONE_STAGE" 0 1
+    need_choice FORCE "$FORCE" 0 1
+    for name in STAGE1_UPDATES STAGE2_UPDATES ONE_STAGE_UPDATES UPDATE_FREQ WORLD_SIZE BATCH BASELINE_UPDATES; do
+        [[ ${!name} =~ ^([1-9][0-9]*)?$ ]] || die "$name=${!name}: give a whole number above 0, or leave it empty"
+    done
+    for name in STAGE1_EPOCHS STAGE2_EPOCHS GLOBAL_BATCH MAX_TOKENS LOG_INTERVAL SAVE_INTERVAL \
+        BEAM MAX_LEN_B GEN_BATCH_TOKENS; do
+        [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}: give a whole number above 0"
+    done
+    DATA=$WORK/data
+    use_environment
+}
+
+need_choice() { # NAME VALUE CHOICES...
+    local choice choices
+    for choice in "${@:3}"; do [[ $2 == "$choice" ]] && return; done
+    choices=$(for choice in "${@:3}"; do printf '%s, ' "${choice:-(empty)}"; done)
+    die "$1=$2: choose one of ${choices%, }"
+}
+
+need_directory() { # NAME REMEDY: the setting NAME must be a directory
+    [[ -n ${!1} ]] || die "$1 is not set: $2"
+    [[ -d ${!1} ]] || die "$1=${!1}: no such directory; $2"
+}
+
+need_backbones() {
+    need_directory SPEECH_ENCODER "set it to a directory that save_pretrained wrote for a wav2vec 2.0 or Whisper encoder"
+    need_directory LLM "set it to a directory that save_pretrained wrote for a Llama"
+}
+
+read_words() { # ARRAY TEXT: split text as a shell would, quotes respected, nothing expanded
+    mapfile -t "$1" < <(if [[ -n ${2// /} ]]; then xargs printf '%s\n' <<<"$2"; fi)
+}
+
+test_splits() { # the test splits, one a line
+    if [[ -n $SPLITS ]]; then
+        tr -s ' ' '\n' <<<"$SPLITS"
+    else
+        echo tst-COMMON
+        if [[ -d $MUSTC_ROOT/en-$TGT_LANG/data/tst-HE || -e $DATA/tst-HE.tsv ]]; then echo tst-HE; fi
+    fi
+}
+
+# Set DEVICE_ARGS, WORLD_SIZE and PRECISION for what this machine has.
+find_device() {
+    local found
+    found=$(python -c 'import torch
+gpus = torch.cuda.device_count()
+print(gpus, "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp16" if gpus else "fp32")') ||
+        die "torch does not work in this environment: run bash scripts/setup.sh"
+    local gpus=${found% *}
+    DEVICE_ARGS=()
+    if [[ $gpus == 0 ]]; then DEVICE_ARGS+=(--cpu); fi
+    WORLD_SIZE=${WORLD_SIZE:-$((gpus > 0 ? gpus : 1))}
+    PRECISION=${PRECISION:-${found#* }}
+    if [[ $PRECISION != fp32 && $gpus == 0 ]]; then
+        die "PRECISION=$PRECISION needs a GPU and none is visible here: choose fp32"
+    fi
+    PRECISION_ARGS=()
+    if [[ $PRECISION != fp32 ]]; then PRECISION_ARGS+=("--$PRECISION"); fi
+}
+
+# --- steps: skipped when finished, continued when interrupted ---------------------------------------------------------
+
+# Whether the step that makes DIRECTORY from these settings has to run: 0 yes, 1 no, it is finished. A directory made with
+# other settings is an error. DIRECTORY/.settings lists them, DIRECTORY/.done holds their hash once the step has finished.
+step_needed() { # DIRECTORY SETTING...
+    local dir=$1 wanted
+    shift
+    # One flag with its values a line, so that a difference can be shown.
+    wanted=$(for word in "$@"; do case $word in --*) printf '\n%s' "$word" ;; *) printf ' %s' "$word" ;; esac; done | sed 1d)
+    if [[ $FORCE == 1 && -e $dir/.settings ]]; then rm -rf "$dir"; fi
+    if [[ -e $dir/.settings && $(cat "$dir/.settings") != "$wanted" ]]; then
+        printf 'error: %s was made with other settings (<) than these (>):\n' "$dir" >&2
+        diff "$dir/.settings" <(printf '%s\n' "$wanted") | grep '^[<>]' >&2 || true
+        die "give FORCE=1 to make it again, or another WORK to keep both"
+    fi
+    STEP_HASH=$(hash_of <<<"$wanted")
+    if [[ $(cat "$dir/.done" 2>/dev/null) == "$STEP_HASH" ]]; then
+        echo "== done already: $dir"
+        return 1
+    fi
+    mkdir -p "$dir" && printf '%s\n' "$wanted" >"$dir/.settings" ||
+        die "$dir cannot be written: set WORK to a directory that can"
+}
+
+step_done() { printf '%s\n' "$STEP_HASH" >"$1/.done"; } # DIRECTORY
+
+need_step() { # DIRECTORY SCRIPT: print the hash of a finished step, which what builds on it has among its settings
+    cat "$1/.done" 2>/dev/null || die "$1 is not there or not finished: run bash examples/mustc/$2 first"
+}
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+updates_of() { # EPOCHS: updates in so many epochs over the training manifest
+    local segments
+    segments=$(($(wc -l <"$DATA/train.tsv") - 1))
+    echo $(((segments + GLOBAL_BATCH - 1) / GLOBAL_BATCH * $1))
+}
+
+update_freq() { # batches a GPU adds up, so that an update has GLOBAL_BATCH sentences
+    if [[ -n $UPDATE_FREQ ]]; then
+        echo "$UPDATE_FREQ"
+    elif [[ -z $BATCH ]]; then
+        die "with an empty BATCH the sentences of a batch vary: set UPDATE_FREQ (1, say)"
+    else
+        echo $(((GLOBAL_BATCH + BATCH * WORLD_SIZE - 1) / (BATCH * WORLD_SIZE)))
+    fi
+}
+
+warmup_of() { # UPDATES
+    python -c 'import sys; print(max(1, round(int(sys.argv[1]) * float(sys.argv[2]))))' "$1" "$WARMUP_RATIO"
+}
+
+model_directory() { # where the model that ONE_STAGE chooses is trained
+    if [[ $ONE_STAGE == 1 ]]; then echo "$WORK/one-stage"; else echo "$WORK/stage2"; fi
+}
+
+device_words() { # what it trains on, in words
+    if [[ ${DEVICE_ARGS[*]} == --cpu ]]; then echo "the CPU, $PRECISION"; else echo "$WORLD_SIZE GPU(s), $PRECISION"; fi
+}
+
+lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES: set LST_ARGS, what decides the outcome of a stage
+    local freq extra=()
+    freq=$(update_freq)
+    read_words extra "$EXTRA_TRAIN_ARGS"
+    LST_ARGS=(
+        --task lst_st --config-yaml config.yaml --train-subset train --valid-subset dev --target-lang "$TGT_LANG"
+        --arch "$ARCH" --speech-encoder "$SPEECH_ENCODER" --llm "$LLM" --train-modules "$3"
+        --criterion lst_cross_entropy --label-smoothing "$LABEL_SMOOTHING"
+        --optimizer adam --adam-betas "$ADAM_BETAS" --weight-decay 0 --clip-norm "$CLIP_NORM"
+        --lr "$2" --lr-scheduler cosine --warmup-updates "$(warmup_of "$1")" --max-update "$1"
+        --max-tokens "$MAX_TOKENS" --update-freq "$freq" --seed "$SEED" "${PRECISION_ARGS[@]}"
+    )
+    if [[ -n $BATCH ]]; then LST_ARGS+=(--batch-size "$BATCH"); fi
+    if [[ -n $PROMPT ]]; then LST_ARGS+=(--prompt "$PROMPT"); fi
+    if [[ -n $CACHE_FEATURES ]]; then LST_ARGS+=(--cache-features "$CACHE_FEATURES"); fi
+    LST_ARGS+=("${extra[@]}")
+}
+
+host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how often it saves: nothing in the outcome
+    # Saving and validating goes by updates alone: the epochs of a small corpus are shorter than a look at its dev set.
+    HOST_ARGS=(--user-dir "$1" "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --no-epoch-checkpoints
+        --save-interval 1000000 --validate-interval 1000000
+        --save-interval-updates "$SAVE_INTERVAL" --keep-interval-updates 1)
+}
+
+# Run fairseq-train into DIRECTORY: everything it prints goes to DIRECTORY/train.log, a line of progress now and then to the
+# terminal, and its wall seconds are added to DIRECTORY/seconds, also when it is interrupted.
+run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
+    local name=$1 updates=$3 started=$SECONDS failed=0
+    TRAINING_DIR=$2 TRAINING_STARTED=$SECONDS
+    shift 3
+    trap add_training_seconds EXIT
+    fairseq-train "$@" --save-dir "$TRAINING_DIR" --log-format simple --log-interval "$LOG_INTERVAL" 2>&1 |
+        tee -a "$TRAINING_DIR/train.log" |
+        show_progress "$name" "$updates" || failed=$?
+    add_training_seconds
+    trap - EXIT
+    if [[ $failed != 0 ]]; then
+        tail -n 3 "$TRAINING_DIR/train.log" >&2
+        die "fairseq-train failed ($name); all of its output is in $TRAINING_DIR/train.log;" \
+            "the same command goes on where it stopped"
+    fi
+    echo "== $name: trained in $((SECONDS - started)) s"
+}
+
+add_training_seconds() {
+    echo $(($(seconds_of "$TRAINING_DIR") + SECONDS - TRAINING_STARTED)) >"$TRAINING_DIR/seconds"
+}
+
+seconds_of() { cat "$1/seconds" 2>/dev/null || echo 0; } # DIRECTORY: wall seconds its training has taken so far
+
+trained_parameters() { # DIRECTORY: as fairseq-train counted them
+    sed -n 's/.*num\. shared model params: .*(num\. trained: \([0-9,]*\)).*/\1/p' "$1/train.log" | tail -n 1 | tr -d ,
+}
+
+show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines on standard output
+    awk -v name="$1" -v updates="$2" '
+        # The number after key and a separator: "loss=4.5" while training, "loss 4.5" on the dev set.
+        function value(key) {
+            if (!match($0, " " key "[= ][-+.0-9e]+")) return "?"
+            return substr($0, RSTART + length(key) + 2, RLENGTH - length(key) - 2)
+        }
+        function say(text) { print "   " name ": " text; fflush() }
+        / \| train_inner \| / {
+            say("update " value("num_updates") " of " updates ", loss " value("loss") ", " value("wall") " s")
+        }
+        / \| dev \| / { say("dev loss " value("loss")) }
+        /loading pretrained model from|Loaded checkpoint|skipped|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
+}
+
+# --- translation and scoring ------------------------------------------------------------------------------------------
+
+# Translate and score each test split with the model in DIRECTORY. Hypotheses: WORK/hypotheses/SYSTEM/SPLIT, scores:
+# WORK/scores/SYSTEM.SPLIT.json. ARGUMENTs are fairseq-generate's, EXTRAs more entries for the scores.
+translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXTRA...
+    local system=$1 name=$2 dir=$3 data=$4 user_dir=$5 split arguments=() extra=() triples=$TRIPLES title
+    shift 5
+    while [[ $1 != -- ]]; do arguments+=("$1") && shift; done
+    extra=("${@:2}")
+    local more=()
+    read_words more "$EXTRA_GENERATE_ARGS"
+    arguments+=(--beam "$BEAM" --lenpen "$LENPEN" --max-len-b "$MAX_LEN_B" "${more[@]}")
+
+    local splits=()
+    mapfile -t splits < <(test_splits)
+    for split in "${splits[@]}"; do
+        title=$name
+        if [[ $split != "${splits[0]}" ]]; then title="$name ($split)" triples=0; fi
+        translate "$split" "$system" "$dir" "$data" "$user_dir" "${arguments[@]}"
+        mkdir -p "$WORK/scores"
+        python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$split.tsv" --name "$title" --triples "$triples" \
+            --hypotheses "$WORK/hypotheses/$system/$split/generate-$split.txt" --json "$WORK/scores/$system.$split.json" \
+            --extra "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
+    done
+}
+
+translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA USER-DIR ARGUMENT...
+    local split=$1 model=$3/$CHECKPOINT data=$4 user_dir=$5 out=$WORK/hypotheses/$2/$1 segments failed=0
+    [[ -e $model ]] || die "$model: no such checkpoint; CHECKPOINT is one of $(cd "$3" && echo checkpoint*.pt)"
+    if step_needed "$out" --model "$CHECKPOINT" "$(cat "$3/.done")" "${@:6}"; then
+        segments=$(($(wc -l <"$DATA/$split.tsv") - 1))
+        echo "== translating $split: $segments segments, beam $BEAM"
+        # fairseq prints to standard output rather than into --results-path, so that its progress can be counted.
+        fairseq-generate "$data" --gen-subset "$split" --path "$model" "${@:6}" --user-dir "$user_dir" \
+            "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --required-batch-size-multiple 1 --scoring sacrebleu \
+            --log-format none 2>"$out/generate.log" | tee "$out/generate-$split.txt" |
+            awk -v all="$segments" '/^T-/ && ++n % 100 == 0 { printf "   %d of %d\n", n, all; fflush() }' || failed=$?
+        if [[ $failed != 0 ]]; then
+            tail -n 3 "$out/generate.log" >&2
+            die "fairseq-generate failed; all of its output is in $out/generate.log and $out/generate-$split.txt"
+        fi
+        step_done "$out"
+    fi
+}

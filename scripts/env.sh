@@ -1,0 +1,29 @@
+# Which Python environment this checkout works in. Sourced by scripts/setup.sh, which fills it, and by everything that uses
+# it, so that they never disagree. The first of these that scripts/setup.sh has filled is used:
+#   the active virtualenv (VIRTUAL_ENV), the active conda environment (CONDA_PREFIX), .venv in the checkout.
+# shellcheck shell=bash
+
+LST_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SETUP_STAMP=.lst-fairseq-setup # in the environment: what it was set up from
+
+die() { # one clear line on standard error, and out
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+show_help() { # the comment at the head of a script is its help
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"
+}
+
+hash_of() { sha256sum | cut -d' ' -f1; }
+
+use_environment() { # put the environment's commands first on PATH
+    local candidate
+    for candidate in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}" "$LST_ROOT/.venv"; do
+        if [[ -n $candidate && -e $candidate/$SETUP_STAMP ]]; then
+            export PATH="$candidate/bin:$PATH"
+            return
+        fi
+    done
+    command -v fairseq-train >/dev/null || die "fairseq is not installed here: run bash scripts/setup.sh first"
+}

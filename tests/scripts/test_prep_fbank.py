@@ -1,0 +1,137 @@
+"""scripts/prep_fbank.py: its features are kaldi's, and fairseq's own task reads what it writes."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+from fairseq.data import Dictionary
+from fairseq.data.audio.audio_utils import get_features_or_waveform
+from fairseq.data.audio.data_cfg import S2TDataConfig
+from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDatasetCreator
+from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
+
+from tests.helpers import write_tsv
+
+knf = pytest.importorskip("kaldi_native_fbank")
+RATE = 16_000
+# Samples of the training segments: one too short for 5 frames, one too long for 3,000, and two to keep.
+TRAIN = (900, 31 * RATE, 8000, 12345)
+TEST = (300, 16000, 31 * RATE)
+
+
+@pytest.fixture(scope="module")
+def prep_fbank() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "prep_fbank.py"
+    spec = importlib.util.spec_from_file_location("prep_fbank", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["prep_fbank"] = module  # its worker processes look their function up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifests with audio in `audio`, and in `fbank` what the command makes of them."""
+    root = tmp_path_factory.mktemp("prep_fbank")
+    (root / "audio").mkdir()
+    rng = np.random.default_rng(1)
+    for split, lengths in (("train", TRAIN), ("dev", TEST), ("tst-COMMON", TEST)):
+        wav = root / "audio" / f"{split}.wav"
+        soundfile.write(wav, 0.1 * rng.standard_normal(sum(lengths)), RATE, subtype="PCM_16")
+        starts = np.cumsum((0, *lengths))
+        rows = [
+            {"id": f"{split}_{i}", "audio": f"{wav}:{start}:{n}", "n_frames": n, "tgt_text": f"Satz {i} für alle."}
+            for i, (start, n) in enumerate(zip(starts, lengths))
+        ]
+        write_tsv(root / "audio" / f"{split}.tsv", rows)
+    return root
+
+
+@pytest.fixture(scope="module")
+def fbank_dir(prepared: Path, prep_fbank: ModuleType) -> Path:
+    out = prepared / "fbank"
+    prep_fbank.main(f"--manifests {prepared / 'audio'} --out {out} --vocab-size 40 --time-mask 30 --workers 1".split())
+    return out
+
+
+def direct(waveform: np.ndarray) -> np.ndarray:
+    """kaldi-native-fbank as its own examples call it, with the settings of fairseq's torchaudio call."""
+    options = knf.FbankOptions()
+    options.frame_opts.dither = 0
+    options.mel_opts.num_bins = 80
+    computer = knf.OnlineFbank(options)
+    computer.accept_waveform(RATE, (waveform * 32768).tolist())
+    computer.input_finished()
+    return np.array([computer.get_frame(i) for i in range(computer.num_frames_ready)])
+
+
+def entries(tsv: Path) -> list[dict[str, str]]:
+    header, *lines = tsv.read_text(encoding="utf-8").splitlines()
+    return [dict(zip(header.split("\t"), line.split("\t"))) for line in lines]
+
+
+def test_features_are_kaldis_and_fairseq_reads_them(prepared: Path, fbank_dir: Path) -> None:
+    waveform, _ = soundfile.read(prepared / "audio" / "tst-COMMON.wav", dtype="float32")
+    rows = entries(fbank_dir / "tst-COMMON.tsv")
+    expected = direct(waveform[300:16300])
+    features = get_features_or_waveform(rows[1]["audio"])
+    assert features.dtype == np.float32 and features.shape == (98, 80) == expected.shape
+    np.testing.assert_array_equal(features, expected)
+    assert rows[1]["n_frames"] == "98"
+
+
+def test_scale_is_that_of_16_bit_integers(fbank_dir: Path) -> None:
+    """White noise of 0.1, 3,277 in 16 bits, has log energies about 15 to 21 and not negative ones."""
+    features = get_features_or_waveform(entries(fbank_dir / "tst-COMMON.tsv")[1]["audio"])
+    assert 14 < features.mean() < 22
+
+
+def test_no_test_segment_is_lost_and_short_ones_are_lengthened(fbank_dir: Path) -> None:
+    rows = entries(fbank_dir / "tst-COMMON.tsv")
+    assert [row["id"] for row in rows] == ["tst-COMMON_0", "tst-COMMON_1", "tst-COMMON_2"]
+    assert [int(row["n_frames"]) for row in rows] == [5, 98, 3098]
+    assert get_features_or_waveform(rows[0]["audio"]).shape == (5, 80)
+
+
+def test_training_segments_are_filtered_and_counted(prepared: Path, prep_fbank: ModuleType, capsys) -> None:
+    out = prepared / "again"
+    prep_fbank.main(f"--manifests {prepared / 'audio'} --out {out} --splits train --vocab-size 40 --workers 1".split())
+    # The short one is lengthened to 5 frames, the least that is kept.
+    assert [row["id"] for row in entries(out / "train.tsv")] == ["train_0", "train_2", "train_3"]
+    assert "train: left out 1 of 4 segments" in capsys.readouterr().out
+
+
+def test_fairseqs_dataset_reads_it(fbank_dir: Path) -> None:
+    config = S2TDataConfig(fbank_dir / "config.yaml")
+    dictionary = Dictionary.load(str(fbank_dir / config.vocab_filename))
+    bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=config.bpe_tokenizer["sentencepiece_model"]))
+
+    def dataset(split: str):
+        train = split == "train"
+        return SpeechToTextDatasetCreator.from_tsv(str(fbank_dir), config, split, dictionary, None, bpe, train, 1, 1)
+
+    item = dataset("dev")[1]
+    assert item.source.shape == (98, 80)
+    # Normalised over the utterance, a transform that needs no torchaudio.
+    assert abs(item.source.mean()) < 1e-4 and abs(item.source.std(0) - 1).max() < 1e-2
+    assert dictionary.unk() not in item.target and bpe.decode(dictionary.string(item.target)) == "Satz 1 für alle."
+    masked = dataset("train")[1].source
+    names = [type(t).__name__ for t in dataset("train").feature_transforms.transforms]
+    assert names == ["UtteranceCMVN", "SpecAugmentTransform"] and masked.shape == (48, 80)
+    assert "30" in repr(dataset("train").feature_transforms)
+
+
+def test_splits_that_are_there_are_kept(prepared: Path, fbank_dir: Path, prep_fbank: ModuleType, capsys) -> None:
+    before = (fbank_dir / "dev.zip").stat().st_mtime_ns
+    prep_fbank.main(f"--manifests {prepared / 'audio'} --out {fbank_dir} --vocab-size 40 --workers 1".split())
+    assert (fbank_dir / "dev.zip").stat().st_mtime_ns == before
+    assert "dev: there already" in capsys.readouterr().out
+
+
+def test_missing_manifest_is_one_line(prepared: Path, prep_fbank: ModuleType) -> None:
+    with pytest.raises(SystemExit, match=r"error: .*train.tsv"):
+        prep_fbank.main(["--manifests", str(prepared), "--out", str(prepared / "none")])

@@ -1,0 +1,407 @@
+"""The recipe's shell scripts, with fairseq's commands replaced by stubs that note how they were called."""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "examples" / "mustc"
+STEPS = [RECIPE / f"{name}.sh" for name in ("prep", "stage1", "stage2", "generate", "baseline", "run")]
+COMMANDS = [*STEPS, *(ROOT / "scripts" / f"{name}.sh" for name in ("setup", "test", "quickstart"))]
+
+TRAIN = """\
+printf 'fairseq-train %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+[[ $1 == --* ]] && echo "the data folder has to come first" && exit 2
+while [[ $# -gt 0 ]]; do [[ $1 == --save-dir ]] && dir=$2; shift; done
+echo "2026-01-01 | INFO | fairseq_cli.train | num. shared model params: 5,000 (num. trained: 1,234)"
+echo "2026-01-01 | INFO | fairseq_cli.train | num. expert model params: 0 (num. trained: 0)"
+echo "2026-01-01 | INFO | train_inner | epoch 001:     50 / 90 loss=4.5, ppl=9, num_updates=50, lr=0.1, wall=7"
+sleep "${TRAIN_SECONDS:-0}"
+echo weights >"$dir/checkpoint_last.pt"
+[[ -z ${TRAIN_FAILS:-} ]] || { echo "RuntimeError: disk on fire"; exit 1; }
+"""
+GENERATE = """\
+printf 'fairseq-generate %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+for i in 0 1; do printf 'T-%d\\tref\\nD-%d\\t-1\\thypothesis\\n' "$i" "$i"; done
+"""
+# Answers the question for GPUs, prepares manifests of 300 training segments, gives every system 61.2 BLEU; the rest is
+# Python's.
+PYTHON = """\
+case "$*" in
+    *"import torch"*) echo "${DEVICE:-0 fp32}" && exit ;;
+    *make_corpus.py*) mkdir -p "$2"/en-{de,fr,es}/data/{train,dev,tst-COMMON}/txt
+        touch "$2"/en-{de,fr,es}/data/{train,dev,tst-COMMON}/txt/text; wanted=none ;;
+    *prep_mustc.py*) wanted=--out ;;
+    *prep_fbank.py*) wanted=--out ;;
+    *score.py*) printf 'score %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+        while [[ $# -gt 0 ]]; do
+            [[ $1 == --name ]] && name=$2
+            [[ $1 == --json ]] && json=$2
+            shift
+        done
+        echo "{\\"name\\": \\"$name\\", \\"bleu\\": 61.2, \\"segments\\": 2, \\"signature\\": \\"s\\"}" >"$json"
+        exit ;;
+    *) exec REAL "$@" ;;
+esac
+printf 'python %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+splits=$(grep -o 'train\\|dev\\|tst-[A-Z]*' <<<"$*")
+while [[ $# -gt 0 ]]; do [[ $1 == "$wanted" ]] && out=$2; shift; done
+[[ -n ${out:-} ]] || exit 0
+for split in $splits; do { echo header; seq 300; } >"$out/$split.tsv"; done
+"""
+
+
+class Sandbox:
+    """A corpus, backbones and a stub environment; `run` calls a script in it."""
+
+    def __init__(self, root: Path):
+        self.root, self.calls_file, self.work = root, root / "calls", root / "work"
+        environment = root / "env"
+        (environment / "bin").mkdir(parents=True)
+        (environment / ".lst-fairseq-setup").touch()
+        stubs = {"fairseq-train": TRAIN, "fairseq-generate": GENERATE, "python": PYTHON.replace("REAL", sys.executable)}
+        for name, body in stubs.items():
+            path = environment / "bin" / name
+            path.write_text("#!/usr/bin/env bash\n" + body)
+            path.chmod(0o755)
+        for split in ("train", "dev", "tst-COMMON", "tst-HE"):
+            (root / "corpus" / "en-de" / "data" / split / "txt").mkdir(parents=True)
+            (root / "corpus" / "en-de" / "data" / split / "txt" / f"{split}.yaml").write_text(f"- {split}\n")
+        (root / "corpus" / "en-fr" / "data").mkdir(parents=True)
+        (root / "frontend").mkdir()
+        (root / "llm").mkdir()
+        self.settings = {
+            "PATH": os.environ["PATH"],
+            "VIRTUAL_ENV": str(environment),
+            "CALLS": str(self.calls_file),
+            "MUSTC_ROOT": str(root / "corpus"),
+            "SPEECH_ENCODER": str(root / "frontend"),
+            "LLM": str(root / "llm"),
+            "WORK": str(self.work),
+        }
+
+    def run(self, script: str, fails: bool = False, **settings: str) -> str:
+        """Everything that examples/mustc/SCRIPT.sh prints; a setting of None is not set."""
+        environment = {k: v for k, v in {**self.settings, **settings}.items() if v is not None}
+        done = subprocess.run(
+            ["bash", str(RECIPE / f"{script}.sh")],
+            env=environment, cwd=self.root, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        output = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, output
+        return output
+
+    def calls(self, command: str) -> list[list[str]]:
+        """Arguments of each call of a command so far."""
+        lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+        return [shlex.split(line)[1:] for line in lines if line.startswith(command + " ")]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path)
+
+
+def value(arguments: list[str], flag: str) -> str:
+    assert arguments.count(flag) == 1, (flag, arguments)
+    return arguments[arguments.index(flag) + 1]
+
+
+@pytest.mark.parametrize("script", [*COMMANDS, RECIPE / "lib.sh", RECIPE / "settings.sh", ROOT / "scripts" / "env.sh"])
+def test_scripts_parse(script: Path) -> None:
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.stem)
+def test_help_has_an_example_and_needs_nothing_installed(script: Path, flag: str, tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", script, flag], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"bash {script.relative_to(ROOT)}" in done.stdout
+    assert "set -euo" not in done.stdout and "#" not in done.stdout.splitlines()[0]
+
+
+def test_whole_recipe(sandbox: Sandbox) -> None:
+    output = sandbox.run("run")
+    stage1, stage2 = sandbox.calls("fairseq-train")
+    # 300 segments in updates of 128 are 3 updates an epoch.
+    assert (value(stage1, "--max-update"), value(stage2, "--max-update")) == ("18", "3")
+    assert (value(stage1, "--lr"), value(stage2, "--lr")) == ("2e-3", "2e-5")
+    assert (value(stage1, "--train-modules"), value(stage2, "--train-modules")) == ("adapter", "adapter,llm")
+    assert "--finetune-from-model" not in stage1
+    assert value(stage2, "--finetune-from-model") == str(sandbox.work / "stage1" / "checkpoint_last.pt")
+    for arguments in (stage1, stage2):
+        assert arguments[0] == str(sandbox.work / "data")
+        assert value(arguments, "--arch") == "lst_7b"
+        assert value(arguments, "--adam-betas") == "(0.9, 0.98)"
+        assert value(arguments, "--lr-scheduler") == "cosine"
+        assert value(arguments, "--update-freq") == "16"  # 16 batches of 8 sentences
+        assert value(arguments, "--target-lang") == "de"
+        assert "--cpu" in arguments and "--prompt" not in arguments and "--fp16" not in arguments
+    common, he = sandbox.calls("fairseq-generate")
+    assert (value(common, "--gen-subset"), value(he, "--gen-subset")) == ("tst-COMMON", "tst-HE")
+    assert (value(common, "--beam"), value(common, "--max-len-b")) == ("4", "500")
+    score = sandbox.calls("score")[0]
+    assert value(score, "--name") == "LST two-stage" and "trained_parameters=1234" in score
+    assert value(sandbox.calls("score")[1], "--name") == "LST two-stage (tst-HE)"
+    assert "stage 1: update 50 of 18, loss 4.5, 7 s" in output
+
+
+def test_second_run_trains_and_translates_nothing(sandbox: Sandbox) -> None:
+    sandbox.run("run")
+    before = sandbox.calls("fairseq-train"), sandbox.calls("fairseq-generate")
+    output = sandbox.run("run")
+    assert (sandbox.calls("fairseq-train"), sandbox.calls("fairseq-generate")) == before
+    assert output.count("done already") == 5  # data, two stages, two splits
+
+
+def test_changed_settings_are_an_error_until_forced(sandbox: Sandbox) -> None:
+    sandbox.run("prep")
+    sandbox.run("stage1")
+    output = sandbox.run("stage1", fails=True, STAGE1_LR="1e-3")
+    assert "< --lr 2e-3" in output and "> --lr 1e-3" in output and "FORCE=1" in output
+    assert "--arch" not in output  # only what differs
+    assert len(sandbox.calls("fairseq-train")) == 1
+    sandbox.run("stage1", STAGE1_LR="1e-3", FORCE="1")
+    assert value(sandbox.calls("fairseq-train")[1], "--lr") == "1e-3"
+
+
+@pytest.mark.parametrize("name, setting", [("NUM_WORKERS", "2"), ("LOG_INTERVAL", "7"), ("SAVE_INTERVAL", "9")])
+def test_settings_without_effect_on_the_outcome_may_change(sandbox: Sandbox, name: str, setting: str) -> None:
+    sandbox.run("prep")
+    sandbox.run("stage1")
+    assert "done already" in sandbox.run("stage1", **{name: setting})
+
+
+def test_changed_corpus_is_noticed_by_every_step(sandbox: Sandbox) -> None:
+    sandbox.run("prep")
+    sandbox.run("stage1")
+    (sandbox.root / "corpus" / "en-de" / "data" / "train" / "txt" / "train.yaml").write_text("- another\n")
+    assert "--contents" in sandbox.run("prep", fails=True)
+    sandbox.run("prep", FORCE="1")
+    assert "--data" in sandbox.run("stage1", fails=True)
+
+
+def test_interrupted_stage_goes_on_and_adds_its_time_up(sandbox: Sandbox) -> None:
+    sandbox.run("prep")
+    sandbox.run("stage1")
+    output = sandbox.run("stage2", fails=True, TRAIN_FAILS="1", TRAIN_SECONDS="1.1")
+    assert "disk on fire" in output and str(sandbox.work / "stage2" / "train.log") in output
+    assert "not finished" in sandbox.run("generate", fails=True)
+    sandbox.run("stage2", TRAIN_SECONDS="1.1")
+    _, first, second = sandbox.calls("fairseq-train")
+    assert "--finetune-from-model" in first and "--finetune-from-model" not in second
+    assert int((sandbox.work / "stage2" / "seconds").read_text()) >= 2
+    assert (sandbox.work / "stage2" / "train.log").read_text().count("train_inner") == 2
+
+
+def test_one_stage_gets_the_updates_of_both(sandbox: Sandbox) -> None:
+    output = sandbox.run("run", ONE_STAGE="1", STAGE1_UPDATES="100", STAGE2_UPDATES="40")
+    (arguments,) = sandbox.calls("fairseq-train")
+    assert value(arguments, "--max-update") == "140"
+    assert value(arguments, "--warmup-updates") == "4"
+    assert value(arguments, "--save-dir") == str(sandbox.work / "one-stage")
+    assert "--finetune-from-model" not in arguments
+    assert value(sandbox.calls("score")[0], "--name") == "LST one-stage"
+    assert "stage 1" not in output
+
+
+def test_baseline_trains_as_long_as_both_stages(sandbox: Sandbox) -> None:
+    sandbox.run("run")
+    for stage, seconds in (("stage1", 1000), ("stage2", 800)):
+        (sandbox.work / stage / "seconds").write_text(f"{seconds}\n")
+    sandbox.run("baseline")
+    arguments = sandbox.calls("fairseq-train")[-1]
+    assert value(arguments, "--stop-time-hours") == "0.5" and "--max-update" not in arguments
+    assert value(arguments, "--task") == "speech_to_text" and value(arguments, "--required-batch-size-multiple") == "1"
+    assert value(sandbox.calls("fairseq-generate")[-1], "--batch-size") == "1"
+
+
+def test_baseline_alone_needs_a_budget(sandbox: Sandbox) -> None:
+    sandbox.run("prep")
+    assert "stage1.sh first" in sandbox.run("baseline", fails=True)
+    sandbox.run("baseline", BASELINE_UPDATES="7")
+    assert value(sandbox.calls("fairseq-train")[0], "--max-update") == "7"
+
+
+def test_gpus(sandbox: Sandbox) -> None:
+    sandbox.run("prep")
+    sandbox.run("stage1", DEVICE="4 bf16")
+    (arguments,) = sandbox.calls("fairseq-train")
+    assert "--bf16" in arguments and "--cpu" not in arguments
+    assert value(arguments, "--update-freq") == "4"  # 4 GPUs of 8 sentences, 4 times, are 128
+
+
+def test_environment_before_file_before_default(sandbox: Sandbox) -> None:
+    file = sandbox.root / "my.env"
+    file.write_text('STAGE1_UPDATES=50\nSTAGE1_LR=5e-4\nPROMPT="{speech}<$TGT_LANG>"\nBATCH=\nUPDATE_FREQ=1\n')
+    sandbox.run("prep", SETTINGS="my.env")
+    sandbox.run("stage1", SETTINGS="my.env", STAGE1_LR="7e-4", EXTRA_TRAIN_ARGS="--skip-bad-audio --user 'a  b'")
+    (arguments,) = sandbox.calls("fairseq-train")
+    assert (value(arguments, "--max-update"), value(arguments, "--lr")) == ("50", "7e-4")
+    assert value(arguments, "--prompt") == "{speech}<de>"
+    assert value(arguments, "--label-smoothing") == "0.0"
+    assert "--batch-size" not in arguments
+    assert "--skip-bad-audio" in arguments and value(arguments, "--user") == "a  b"
+
+
+@pytest.mark.parametrize(
+    "script, settings, expected",
+    [
+        ("prep", {"MUSTC_ROOT": None}, "MUSTC_ROOT is not set"),
+        ("prep", {"MUSTC_ROOT": "nowhere"}, "nowhere: no such directory"),
+        ("prep", {"TGT_LANG": "xx"}, "MUSTC_ROOT has de fr"),
+        ("prep", {"SPLITS": "tst-2099"}, "it has dev train tst-COMMON tst-HE"),
+        ("run", {"LLM": None}, "LLM is not set"),
+        ("run", {"SPEECH_ENCODER": "gone"}, "gone: no such directory"),
+        ("stage1", {}, "run bash examples/mustc/prep.sh first"),
+        ("stage1", {"PRECISION": "fp8"}, "choose one of (empty), fp32, fp16, bf16"),
+        ("stage1", {"STAGE1_UPDATES": "many"}, "STAGE1_UPDATES=many: give a whole number"),
+        ("generate", {"BEAM": "0"}, "BEAM=0: give a whole number above 0"),
+        ("generate", {"SETTINGS": "gone.env"}, "SETTINGS=gone.env: no such file"),
+    ],
+)
+def test_bad_settings(sandbox: Sandbox, script: str, settings: dict[str, str], expected: str) -> None:
+    output = sandbox.run(script, fails=True, **settings)
+    assert expected in output
+    assert output.startswith("error: ") and output.count("\n") == 1
+
+
+def test_precision_without_gpu(sandbox: Sandbox) -> None:
+    sandbox.run("prep")
+    assert "needs a GPU" in sandbox.run("stage1", fails=True, PRECISION="fp16")
+
+
+def test_force_deletes_nothing_that_it_has_not_made(sandbox: Sandbox) -> None:
+    precious = sandbox.work / "data" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    sandbox.run("prep", FORCE="1")
+    assert precious.exists()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout without .venv, whose mini backbones are empty directories."""
+    root = tmp_path / "checkout"
+    shutil.copytree(ROOT / "scripts", root / "scripts")
+    shutil.copytree(RECIPE, root / "examples" / "mustc")
+    shutil.copy(ROOT / "setup.py", root)
+    for name in ("frontend", "llm"):
+        (root / "examples" / "mini" / "backbones" / name).mkdir(parents=True)
+    shutil.copy(ROOT / "examples" / "mini" / "settings.env", root / "examples" / "mini")
+    return root
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """A PATH with what the scripts call and no compiler."""
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in "awk bash cat cut dirname grep mkdir mktemp rm sed sha256sum sleep tail".split():
+        (folder / name).symlink_to(shutil.which(name))
+    return folder
+
+
+def bash(script: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status and everything printed."""
+    command = [shutil.which("bash"), str(script), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def environment_with(tmp_path: Path, python: str) -> Path:
+    """A virtual environment whose python is the shell script given."""
+    environment = tmp_path / "active"
+    (environment / "bin").mkdir(parents=True)
+    for name, body in (("python", python), ("fairseq-train", "")):
+        (environment / "bin" / name).write_text("#!/usr/bin/env bash\n" + body)
+        (environment / "bin" / name).chmod(0o755)
+    return environment
+
+
+def test_nothing_installed(checkout: Path, tools: Path) -> None:
+    assert bash(checkout / "examples" / "mustc" / "prep.sh", PATH=str(tools)) == (
+        1,
+        "error: fairseq is not installed here: run bash scripts/setup.sh first\n",
+    )
+
+
+def test_quickstart(checkout: Path, sandbox: Sandbox) -> None:
+    (checkout / "scripts" / "setup.sh").write_text("exit 0\n")
+    environment = {name: sandbox.settings[name] for name in ("PATH", "VIRTUAL_ENV", "CALLS")}
+    script = checkout / "scripts" / "quickstart.sh"
+
+    status, output = bash(script, **environment)
+    assert status == 0, output
+    work = checkout / "results" / "quickstart"
+    assert "LST two-stage: BLEU = 61.20 (2 segments, signature s)" in output
+    assert output.splitlines()[-1].startswith(f"report: {work}/report.json; 0 min ")
+    stage1, stage2 = sandbox.calls("fairseq-train")
+    for arguments in (stage1, stage2):
+        assert value(arguments, "--arch") == "lst_tiny" and value(arguments, "--prompt") == "{speech}<de>"
+        assert "--batch-size" not in arguments and value(arguments, "--update-freq") == "1"
+
+    status, output = bash(script, **environment, TGT_LANG="fr")
+    assert status == 0 and (checkout / "results" / "quickstart-fr" / "report.json").exists(), output
+    assert value(sandbox.calls("fairseq-train")[-1], "--prompt") == "{speech}<fr>"
+    assert len([call for call in sandbox.calls("python") if "make_corpus.py" in call[0]]) == 1
+
+    assert "the mini corpus has de, fr and es" in bash(script, **environment, TGT_LANG="it")[1]
+
+
+def test_quickstart_compare(checkout: Path, sandbox: Sandbox) -> None:
+    (checkout / "scripts" / "setup.sh").write_text("exit 0\n")
+    environment = {name: sandbox.settings[name] for name in ("PATH", "VIRTUAL_ENV", "CALLS")}
+    status, output = bash(checkout / "scripts" / "quickstart.sh", "--compare", **environment, TRAIN_SECONDS="1.1")
+    assert status == 0, output
+    names = [line.split(":")[0] for line in output.splitlines() if "BLEU = " in line]
+    assert names == ["LST two-stage", "LST one-stage", "s2t_transformer_s from scratch"]
+    report = json.loads((checkout / "results" / "quickstart" / "report.json").read_text())
+    assert [system["name"] for system in report["systems"]] == names and report["language"] == "de"
+
+
+def test_setup_does_nothing_twice(checkout: Path, tools: Path, tmp_path: Path) -> None:
+    environment = environment_with(tmp_path, "exit 1")
+    sources = (checkout / "setup.py").read_bytes() + (checkout / "scripts" / "setup.sh").read_bytes()
+    (environment / ".lst-fairseq-setup").write_text(hashlib.sha256(sources).hexdigest() + "\n")
+    settings = {"PATH": str(tools), "VIRTUAL_ENV": str(environment)}
+    assert bash(checkout / "scripts" / "setup.sh", **settings) == (0, f"set up already: {environment}\n")
+    with (checkout / "setup.py").open("a") as file:
+        file.write("# changed\n")
+    assert bash(checkout / "scripts" / "setup.sh", **settings)[0] == 1
+
+
+HAS_TORCH_ONLY = """\
+case "$*" in
+    *"import re, fairseq"*) exit 1 ;;
+    *"print(torch.__version__)"*) echo 2.9.1 ;;
+    *PIP*) echo "ERROR: no such thing"; exit 1 ;;
+esac
+"""
+
+
+def test_setup_without_compiler(checkout: Path, tools: Path, tmp_path: Path) -> None:
+    environment = environment_with(tmp_path, HAS_TORCH_ONLY)
+    status, output = bash(checkout / "scripts" / "setup.sh", PATH=str(tools), VIRTUAL_ENV=str(environment))
+    assert status == 1
+    assert f"setting up {environment}" in output and "keeping the torch that is there: 2.9.1" in output
+    assert "there is no C++ compiler: install one" in output.splitlines()[-1]
+
+
+def test_setup_names_the_log_of_a_failed_step(checkout: Path, tools: Path, tmp_path: Path) -> None:
+    environment = environment_with(tmp_path, HAS_TORCH_ONLY.replace("PIP", '"-m pip"'))
+    status, output = bash(checkout / "scripts" / "setup.sh", PATH=str(tools), VIRTUAL_ENV=str(environment))
+    assert status == 1
+    assert "ERROR: no such thing" in output
+    log = checkout / "results" / "setup.log"
+    assert output.splitlines()[-1].startswith("error: setup failed at") and str(log) in output and log.exists()
+    assert not (environment / ".lst-fairseq-setup").exists()
