@@ -14,6 +14,13 @@ EXAMPLES = """examples:
 """
 
 
+def positive(text: str) -> int:
+    """A flag's value that counts something."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = argparse.ArgumentParser(
@@ -26,10 +33,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="a checkpoint that fairseq-train wrote with --task lst_st")
     parser.add_argument("--speech-encoder", help="where the frontend lies now, if not where it was trained")
     parser.add_argument("--llm", help="where the LLM lies now, if not where it was trained")
-    parser.add_argument("--beam", type=int, default=4, help="beam size (default: 4)")
+    parser.add_argument("--beam", type=positive, default=4, help="beam size (default: 4)")
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: 1.0)")
-    parser.add_argument("--max-len-b", type=int, default=500, help="most tokens of a translation (default: 500)")
-    parser.add_argument("--batch-size", type=int, default=8, help="files at a time (default: 8)")
+    parser.add_argument("--max-len-b", type=positive, default=500, help="most tokens of a translation (default: 500)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="files at a time (default: 8)")
     parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
     parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")

@@ -33,7 +33,8 @@ def read_scores(path: Path) -> dict[str, object]:
 
 def line(system: dict[str, object]) -> str:
     """``NAME: BLEU = 67.12 (300 segments, signature ...), trained 4.00 M parameters in 540 s``."""
-    text = f"{system['name']}: BLEU = {system['bleu']:.2f} ({system['segments']} segments, signature {system['signature']})"
+    segments = f"{system['segments']} segments, signature {system['signature']}"
+    text = f"{system['name']}: BLEU = {system['bleu']:.2f} ({segments})"
     if "trained_parameters" in system and "train_seconds" in system:
         text += f", trained {system['trained_parameters'] / 1e6:.2f} M parameters in {system['train_seconds']} s"
     return text
