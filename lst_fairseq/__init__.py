@@ -16,9 +16,10 @@ def _require_fairseq() -> None:
         import fairseq
     except Exception as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError
         raise ImportError(f"lst_fairseq needs a fairseq that can be imported ({error!r}): {remedy}") from None
-    version = tuple(int(part) for part in fairseq.__version__.split(".")[:3] if part.isdigit())
-    if version < (0, 12, 2):
-        raise ImportError(f"lst_fairseq needs fairseq >= 0.12.2 and found {fairseq.__version__}: {remedy}")
+    # A folder called fairseq beside the program, a clone perhaps, is imported as an empty package without a version.
+    found = getattr(fairseq, "__version__", "none")
+    if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < (0, 12, 2):
+        raise ImportError(f"lst_fairseq needs fairseq >= 0.12.2 and found {found}: {remedy}")
 
 
 _require_fairseq()

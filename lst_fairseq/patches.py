@@ -65,7 +65,9 @@ def name_unreadable_checkpoints() -> None:
                 f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
                 f"could run code ({reason}); use a checkpoint that fairseq-train wrote with this plugin"
             ) from None
-        except (EOFError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
+            if getattr(error, "filename", None):  # cannot be opened, and says which
+                raise
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
                 f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "

@@ -113,11 +113,14 @@ class LstTask(SpeechToTextTask):
 
     def _bind_dictionary(self) -> None:
         directory = model_directory(self.cfg.llm, "--llm")
+        n_logits = model_config(directory, "--llm").get_text_config().vocab_size
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--llm {directory}: no tokenizer that transformers can read: {error}") from error
-        n_logits = model_config(directory, "--llm").get_text_config().vocab_size
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"--llm {directory}: no tokenizer that transformers can read; give the directory of an LLM with its "
+                f"tokenizer, as save_pretrained writes them ({error})"
+            ) from error
         self.tgt_dict.bind(tokenizer, n_logits)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:

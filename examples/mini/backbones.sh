@@ -17,8 +17,8 @@ python=${PYTHON:-python}
 
 # In two steps, so that there is something to work with after the first.
 "$python" "$mini/train_frontend.py" --corpus "$work/corpus/en-de" --out "$work/frontend-1" \
-    --hidden 160 --ffn 384 --updates 1300 --batch-seconds 40 --seed 1
+    --hidden 160 --ffn 384 --updates 1300 --batch-seconds 40 --noise 1 --seed 1
 "$python" "$mini/train_frontend.py" --corpus "$work/corpus/en-de" --init "$work/frontend-1" --out "$work/frontend" \
-    --updates 1500 --batch-seconds 40 --lr 1.5e-3 --warmup 0.03 --seed 2
+    --updates 1500 --batch-seconds 40 --lr 1.5e-3 --warmup 0.03 --noise 1 --seed 2
 
 "$python" "$mini/train_llm.py" --out "$work/llm" --updates 1200 --seed 1

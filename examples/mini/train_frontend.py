@@ -53,8 +53,8 @@ def load(segment: Segment) -> np.ndarray:
         return wav.read(round(segment.seconds * SAMPLE_RATE), dtype="float32")
 
 
-def augment(waveform: np.ndarray, warp: float, rng: np.random.Generator) -> np.ndarray:
-    """Another voice in another room: speed, pitch and formants changed by up to `warp`, band limit, noise.
+def augment(waveform: np.ndarray, warp: float, noise_share: float, rng: np.random.Generator) -> np.ndarray:
+    """Another voice in another room: speed, pitch and formants changed by up to `warp`, band limit, noise in a share.
 
     Gain and a stationary filter would change nothing: the features are normalised per utterance and mel bin.
     """
@@ -63,6 +63,8 @@ def augment(waveform: np.ndarray, warp: float, rng: np.random.Generator) -> np.n
         limited = 2 * rng.uniform(3_500, 7_000)
         waveform, rate = soxr.resample(waveform, rate, limited, quality="MQ"), limited
     waveform = soxr.resample(waveform, rate, SAMPLE_RATE, quality="MQ")
+    if noise_share < 1 and rng.random() >= noise_share:
+        return waveform
     noise = rng.standard_normal(len(waveform), dtype=np.float32)
     if rng.random() < 0.5:  # a darker noise
         noise[1:] += rng.uniform(0.3, 0.9) * noise[:-1]
@@ -71,9 +73,9 @@ def augment(waveform: np.ndarray, warp: float, rng: np.random.Generator) -> np.n
 
 
 class Segments(Dataset):
-    """Waveforms and character ids of segments; `augmentation` is the warp, or None for the plain recording."""
+    """Waveforms and character ids of segments; `augmentation` is (warp, noise share) or None."""
 
-    def __init__(self, segments: list[Segment], augmentation: float | None, seed: int) -> None:
+    def __init__(self, segments: list[Segment], augmentation: tuple[float, float] | None, seed: int) -> None:
         self.segments, self.augmentation, self.seed = segments, augmentation, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, list[int]]:
@@ -82,7 +84,7 @@ class Segments(Dataset):
         segment = self.segments[index]
         waveform = load(segment)
         if self.augmentation is not None:
-            waveform = augment(waveform, self.augmentation, np.random.default_rng((self.seed, epoch, index)))
+            waveform = augment(waveform, *self.augmentation, np.random.default_rng((self.seed, epoch, index)))
         return waveform, [VOCABULARY["|" if c == " " else c] for c in normalise(segment.english)]
 
 
@@ -251,7 +253,10 @@ def train(args: argparse.Namespace, device: torch.device) -> tuple[Wav2Vec2BertF
 
     batches = batches_from(segments, args, update)
     loader = DataLoader(
-        Segments(segments, args.warp, args.seed), batch_sampler=batches, collate_fn=collate, num_workers=args.workers
+        Segments(segments, (args.warp, args.noise), args.seed),
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=args.workers,
     )
     started, saved, total, count = cpu_seconds(), time.monotonic(), 0.0, 0
     for waveforms, lengths, targets, target_lengths in loader:
@@ -308,6 +313,14 @@ def main() -> None:
     parser.add_argument("--batch-seconds", type=float, default=80.0, help="speech in a batch (default 80)")
     parser.add_argument(
         "--warp", type=float, default=0.15, help="change of speed and pitch by up to this share (default 0.15)"
+    )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.7,
+        metavar="SHARE",
+        help="share of utterances to which noise is added (default 0.7); a model that never heard digital silence, "
+        "whose log-mel values are far from all others, fails on recordings with some in them",
     )
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")

@@ -1,0 +1,241 @@
+"""Segments to batches: what is counted, what is left out and said, what happens to broken audio."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from fairseq import tasks
+from fairseq.data.audio.waveform_transforms import AudioWaveformTransform, register_audio_waveform_transform
+
+from lst_fairseq.data.audio import AudioError
+from lst_fairseq.data.data_cfg import LstDataConfig
+from lst_fairseq.data.dataset import LengthRule
+from lst_fairseq.data.manifest import Row
+from tests.helpers import SENTENCES, write_tsv
+from tests.running import spoil, train_configuration, write_split
+
+RATE = 16_000
+WORDS = "Das Buch liegt auf dem Tisch."
+
+
+def task_and_model(data: Path, backbones: dict[str, str], **settings: Any) -> tuple[Any, Any]:
+    cfg = train_configuration(data, backbones, data / "unused", **settings)
+    task = tasks.setup_task(cfg.task)
+    return task, task.build_model(cfg.model).eval()
+
+
+def load(data: Path, backbones: dict[str, str], split: str = "train", **settings: Any) -> Any:
+    task, _ = task_and_model(data, backbones, **settings)
+    task.load_dataset(split)
+    return task.dataset(split)
+
+
+@pytest.mark.parametrize("frontend", ["wav2vec2", "wav2vec2_bert", "whisper"])
+def test_lengths_are_what_the_llm_is_fed(corpus, backbones, frontend):
+    """Counted by a hook on the LLM, for each utterance alone and in a batch."""
+    task, model = task_and_model(corpus, backbones, speech_encoder=backbones[frontend])
+    task.load_dataset("dev")
+    dataset, fed = task.dataset("dev"), []
+    model.decoder.llm.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.extend(kwargs["attention_mask"].sum(dim=1).tolist()), with_kwargs=True
+    )
+    for indices in ([0], [1], [4], range(5)):
+        batch = dataset.collater([dataset[i] for i in indices])
+        model(**batch["net_input"])
+        assert fed == [dataset.num_tokens(i) for i in batch["id"].tolist()]
+        fed.clear()
+    assert dataset.num_tokens_vec([0, 3]).tolist() == [dataset.num_tokens(0), dataset.num_tokens(3)]
+    assert dataset.size(2) == (dataset.num_tokens(2), len(dataset.targets[2]))
+    assert dataset.sizes.tolist() == [dataset.num_tokens(i) for i in range(5)]
+
+
+def test_max_tokens_counts_positions(corpus, backbones):
+    task, _ = task_and_model(corpus, backbones)
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    batches = task.get_batch_iterator(dataset, max_tokens=200).frozen_batches
+    assert sorted(i for batch in batches for i in batch) == list(range(12))
+    assert all(len(batch) * max(dataset.num_tokens(i) for i in batch) <= 200 for batch in batches)
+    assert 1 < len(batches) < 12
+
+
+def rule(**limits: Any) -> LengthRule:
+    return LengthRule(
+        **{
+            "speech_positions": lambda n: n // 320,
+            "prompt_positions": 10,
+            "llm_positions": 200,
+            "max_source_seconds": 2.0,
+            "min_source_seconds": 0.1,
+            **limits,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "target_length", "reason"),
+    [
+        (2 * RATE, 5, None),
+        (2 * RATE + 1, 5, "longer than --max-source-seconds 2"),
+        (1600, 5, None),
+        (1599, 5, "shorter than --min-source-seconds 0.1"),
+        (RATE, 1, "empty target"),
+        (RATE, 141, None),  # 10 + 50 + 140 positions
+        (RATE, 142, "longer than the LLM's 200 positions"),
+    ],
+)
+def test_each_limit_holds_to_the_sample(n_samples, target_length, reason):
+    (positions,) = rule().positions([n_samples], [target_length])
+    assert positions == 10 + n_samples // 320 + target_length - 1
+    row = Row(2, "a", None, n_samples, "", "x", "", "", "", "")
+    assert rule().reason_to_skip(row, target_length, positions) == reason
+
+
+def test_skipped_training_segments_are_counted_with_their_reasons(tmp_path, backbones, caplog):
+    utterances = [(0.5, WORDS), (1.3, WORDS), (1.4, WORDS), (0.05, WORDS), (0.5, ""), (0.5, " ".join([WORDS] * 60))]
+    write_split(tmp_path, "train", utterances)
+    write_split(tmp_path, "dev", utterances)
+    task, _ = task_and_model(tmp_path, backbones, max_source_seconds=1.25)
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    assert [row.id for row in dataset.rows] == dataset.ids == ["train_0"]
+    assert dict(dataset.skipped) == {
+        "longer than --max-source-seconds 1.25": 2,
+        "shorter than --min-source-seconds 0.1": 1,
+        "empty target": 1,
+        "longer than the LLM's 512 positions": 1,
+    }
+    assert "train.tsv: 5 segments left out: 2 longer than --max-source-seconds 1.25, 1 " in caplog.text
+    caplog.clear()
+    task.load_dataset("dev")  # not a test segment is left out
+    assert len(task.dataset("dev")) == 6 and "left out" not in caplog.text
+
+
+def test_no_training_segment_left(tmp_path, backbones):
+    write_split(tmp_path, "train", [(0.5, ""), (0.5, "")])
+    with pytest.raises(ValueError, match=r"train\.tsv: no training segment is left: 2 empty target"):
+        load(tmp_path, backbones)
+
+
+@pytest.mark.parametrize("config", [None, "", "use_audio_input: true\n", "standardize_audio: true\n"])
+def test_waveforms_are_never_standardised(tmp_path, backbones, config):
+    write_split(tmp_path, "dev", [(0.5, WORDS)])
+    soundfile.write(tmp_path / "dev_0.wav", np.full(8000, 0.25), RATE)  # standardised, it would be all zeros
+    (tmp_path / "config.yaml").unlink()
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    dataset = load(tmp_path, backbones, "dev")
+    assert not dataset.cfg.standardize_audio and dataset.cfg.use_audio_input
+    assert torch.equal(dataset[0].source, torch.full((8000,), 0.25))
+
+
+def test_data_config(tmp_path):
+    assert LstDataConfig(tmp_path / "none.yaml").target_lang is None
+    (tmp_path / "config.yaml").write_text("target_lang: fr\naudio_root: /talks\nshuffle: true\n", encoding="utf-8")
+    config = LstDataConfig(tmp_path / "config.yaml")
+    assert (config.target_lang, config.audio_root, config.shuffle) == ("fr", "/talks", True)
+
+
+def test_a_batch_holds_exact_waveforms_longest_first(corpus, backbones):
+    dataset = load(corpus, backbones, "dev")
+    batch = dataset.collater([dataset[i] for i in (3, 0, 2)])
+    net_input, ids = batch["net_input"], batch["id"].tolist()
+    assert net_input["src_tokens"].dtype == torch.float64  # the trainer rounds float32 inputs to half precision
+    assert net_input["src_lengths"].tolist() == sorted(net_input["src_lengths"].tolist(), reverse=True)
+    for row, index in enumerate(ids):
+        source, n = dataset[index].source, int(net_input["src_lengths"][row])
+        assert torch.equal(net_input["src_tokens"][row, :n].float(), source) and len(source) == n
+        assert not net_input["src_tokens"][row, n:].any()
+        target = batch["target"][row][batch["target"][row] != dataset.tgt_dict.pad()]
+        assert target.tolist() == [*dataset.tgt_dict.encode([SENTENCES[index]])[0], dataset.tgt_dict.eos()]
+        assert net_input["prev_output_tokens"][row, 0] == dataset.tgt_dict.eos()
+    assert (batch["nsentences"], batch["n_skipped"]) == (3, 0)
+    assert batch["ntokens"] == int((batch["target"] != dataset.tgt_dict.pad()).sum())
+    assert dataset.collater([]) == {}
+
+
+def test_order_is_by_positions_and_random_among_equals_if_asked(tmp_path, backbones):
+    write_split(tmp_path, "train", [(0.5, WORDS)] * 20 + [(0.7, WORDS)])
+    dataset = load(tmp_path, backbones)
+    assert dataset.ordered_indices().tolist() == [20, *range(20)]
+    assert dataset.can_reuse_epoch_itr_across_epochs
+    (tmp_path / "config.yaml").write_text("shuffle: true\n", encoding="utf-8")
+    dataset = load(tmp_path, backbones)
+    first, second = dataset.ordered_indices().tolist(), dataset.ordered_indices().tolist()
+    assert first[0] == second[0] == 20 and sorted(first) == sorted(second) and first != second
+    assert not dataset.can_reuse_epoch_itr_across_epochs
+
+
+def test_waveform_transforms_of_the_data_config_apply_to_training(tmp_path, backbones):
+    class Louder(AudioWaveformTransform):
+        @classmethod
+        def from_config_dict(cls, config: dict[str, Any] | None = None) -> "Louder":
+            return cls()
+
+        def __call__(self, waveform: np.ndarray, sample_rate: int) -> tuple[np.ndarray, int]:
+            return 2 * waveform, sample_rate
+
+    register_audio_waveform_transform("lst_test_louder")(Louder)
+    for split in ("train", "dev"):
+        write_split(tmp_path, split, [(0.5, WORDS)])
+    plain = load(tmp_path, backbones)[0].source
+    (tmp_path / "config.yaml").write_text("waveform_transforms:\n  _train: [lst_test_louder]\n", encoding="utf-8")
+    assert torch.equal(load(tmp_path, backbones)[0].source, 2 * plain)
+    assert torch.equal(load(tmp_path, backbones, "dev")[0].source, plain)  # the same noise
+
+
+def test_concataugment_is_refused(tmp_path, backbones):
+    write_split(tmp_path, "train", [(0.5, WORDS)])
+    (tmp_path / "config.yaml").write_text("dataset_transforms:\n  _train: [concataugment]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="asks for concataugment, which lst_st does not support: remove it"):
+        load(tmp_path, backbones)
+
+
+def test_audio_that_turns_out_broken_names_line_and_file(tmp_path, backbones):
+    write_split(tmp_path, "dev", [(0.5, WORDS)] * 3)
+    dataset = load(tmp_path, backbones, "dev")
+    spoil(tmp_path / "dev_1.wav")
+    assert dataset[0].source is not None and dataset[2].source is not None
+    with pytest.raises(AudioError, match=r"dev\.tsv:3: .*dev_1\.wav.* NaN .*; --skip-bad-audio leaves such"):
+        dataset[1]
+
+
+def test_broken_audio_is_skipped_and_counted(tmp_path, backbones, caplog):
+    write_split(tmp_path, "dev", [(0.5, WORDS), (0.6, "Ja."), (0.7, "Nein, danke.")])
+    dataset = load(tmp_path, backbones, "dev", skip_bad_audio=True)
+    spoil(tmp_path / "dev_1.wav")
+    batch = dataset.collater([dataset[i] for i in range(3)])
+    assert batch["id"].tolist() == [2, 0]
+    assert (batch["nsentences"], batch["n_skipped"], batch["target"].size(0)) == (2, 1, 2)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warning.startswith("skipped: ") and "dev.tsv:3: " in warning and "dev_1.wav" in warning
+
+
+def test_a_batch_of_broken_audio_alone_has_no_loss_and_no_id(tmp_path, backbones):
+    write_split(tmp_path, "train", [(0.5, WORDS), (0.6, "Ja.")])
+    task, model = task_and_model(tmp_path, backbones, skip_bad_audio=True)
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    for i in range(2):
+        spoil(tmp_path / f"train_{i}.wav")
+    batch = dataset.collater([dataset[i] for i in range(2)])
+    assert batch["id"].tolist() == [] and (batch["n_skipped"], batch["nsentences"], batch["ntokens"]) == (2, 0, 0)
+    logits, _ = model.train()(**batch["net_input"])
+    kept = batch["target"].ne(dataset.tgt_dict.pad())
+    assert not kept.any()
+    logits[kept].sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_a_segment_of_a_long_file_is_read_to_the_sample(tmp_path, backbones):
+    talk = np.random.default_rng(5).integers(-9000, 9000, 40_000).astype(np.int16)
+    soundfile.write(tmp_path / "talk.wav", talk, RATE)
+    row = {"id": "a", "audio": "talk.wav:1234:16000", "n_frames": 16_000, "tgt_text": WORDS}
+    write_tsv(tmp_path / "dev.tsv", [row])
+    (tmp_path / "config.yaml").write_text(f"audio_root: {tmp_path}\n", encoding="utf-8")
+    source = load(tmp_path, backbones, "dev")[0].source
+    assert torch.equal(source, torch.from_numpy(talk[1234:17_234].astype(np.float32) / 2**15))

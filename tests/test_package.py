@@ -1,0 +1,94 @@
+"""The package: what importing it registers, and what it says where fairseq cannot be used."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+
+import lst_fairseq
+from lst_fairseq import cli
+from lst_fairseq.criterions.lst_cross_entropy import LstCrossEntropy
+from lst_fairseq.models.lst import ARCHITECTURES, LstModel
+from lst_fairseq.task import LstTask
+from tests.helpers import REPOSITORY, parse_train, run_command, train_arguments
+
+
+def test_what_is_registered():
+    assert TASK_REGISTRY["lst_st"] is LstTask
+    assert MODEL_REGISTRY["lst"] is LstModel
+    assert CRITERION_REGISTRY["lst_cross_entropy"] is LstCrossEntropy
+    assert {name for name, model in ARCH_MODEL_REGISTRY.items() if model is LstModel} == set(ARCHITECTURES)
+    assert set(ARCHITECTURES) == {"lst", "lst_tiny", "lst_7b", "lst_13b"}
+
+
+@pytest.mark.parametrize(
+    ("arch", "channels", "norm", "checkpointing"),
+    [
+        ("lst", 1024, "embedding", None),
+        ("lst_tiny", 256, "embedding", None),
+        ("lst_7b", 1024, "none", True),
+        ("lst_13b", 1024, "none", True),
+    ],
+)
+def test_an_architecture_sets_what_the_user_does_not(arch, channels, norm, checkpointing):
+    model = Namespace()
+    ARCH_CONFIG_REGISTRY[arch](model)
+    assert (model.adapter, model.adapter_kernel_sizes, model.adapter_channels) == ("conv", "3,3", channels)
+    assert (model.adapter_norm, getattr(model, "llm_gradient_checkpointing", None)) == (norm, checkpointing)
+    model = Namespace(adapter_channels=7, bf16=True, tpu=True)
+    ARCH_CONFIG_REGISTRY[arch](model)
+    assert model.adapter_channels == 7 and not model.tpu
+
+
+def test_an_architecture_on_the_command_line(corpus, backbones):
+    model = parse_train(train_arguments(corpus, backbones, arch="lst_7b", adapter_channels=7)).model
+    assert (model.adapter_channels, model.adapter_norm, model.llm_gradient_checkpointing) == (7, "none", True)
+
+
+def import_with(fairseq: str, folder: Path) -> str:
+    """The last line that ``import lst_fairseq`` ends with where another fairseq comes first on the path."""
+    (folder / "fairseq").mkdir()
+    (folder / "fairseq" / "__init__.py").write_text(fairseq, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)])}
+    command = [sys.executable, "-c", "import lst_fairseq"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    assert result.returncode == 1
+    return result.stderr.splitlines()[-1]
+
+
+REMEDY = "run `bash scripts/setup.sh`, or `pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1`"
+
+
+@pytest.mark.parametrize(
+    ("fairseq", "message"),
+    [
+        ("raise ValueError('mutable default')", "needs a fairseq that can be imported (ValueError('mutable default'))"),
+        ("import no_such_module", "needs a fairseq that can be imported (ModuleNotFoundError("),
+        ("__version__ = '0.10.2'", "needs fairseq >= 0.12.2 and found 0.10.2"),
+        ("", "needs fairseq >= 0.12.2 and found none"),  # a clone of fairseq in the working directory
+    ],
+)
+def test_an_unusable_fairseq_is_one_line_with_the_remedy(fairseq, message, tmp_path):
+    line = import_with(fairseq, tmp_path)
+    assert line.startswith(f"ImportError: lst_fairseq {message}") and line.endswith(REMEDY)
+
+
+def test_user_dir_from_another_folder(tmp_path, capsys):
+    """What `lst-translate --user-dir` prints serves as fairseq's --user-dir anywhere: the plugin's own error comes."""
+    assert cli.main(["--user-dir"]) == 0
+    user_dir = capsys.readouterr().out.strip()
+    flags = ["--user-dir", user_dir, "--task", "lst_st", "--arch", "lst_7b", "--criterion", "lst_cross_entropy"]
+    flags += ["--optimizer", "adam", "--cpu", "--batch-size", "1"]
+    result = run_command("fairseq_cli.train", "nowhere", *flags, cwd=tmp_path, check=False, env={"PYTHONPATH": ""})
+    assert result.returncode == 1 and "nowhere: no such folder of manifests" in result.stderr.splitlines()[-1]
+
+
+def test_version():
+    assert lst_fairseq.__version__.count(".") == 2
+    assert f'version="{lst_fairseq.__version__}"' in (REPOSITORY / "setup.py").read_text(encoding="utf-8")
