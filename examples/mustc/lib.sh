@@ -220,7 +220,7 @@ show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines o
             say("update " value("num_updates") " of " updates ", loss " value("loss") ", " value("wall") " s")
         }
         / \| dev \| / { say("dev loss " value("loss")) }
-        /loading pretrained model from|Loaded checkpoint|skipped|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
+        /encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
 }
 
 # --- translation and scoring ------------------------------------------------------------------------------------------
