@@ -36,7 +36,6 @@ recipe=$LST_ROOT/examples/mustc
 corpus=$LST_ROOT/data/mini # all three languages; made once and kept, since the synthesiser never speaks quite the same twice
 if [[ ! -e $corpus/.done ]]; then
     echo "== corpus: $corpus"
-    rm -rf "$corpus"
     python "$LST_ROOT/examples/mini/make_corpus.py" "$corpus" --langs de fr es
     touch "$corpus/.done"
 fi
