@@ -208,8 +208,12 @@ trained_parameters() { # DIRECTORY: as fairseq-train counted them
     sed -n 's/.*num\. shared model params: .*(num\. trained: \([0-9,]*\)).*/\1/p' "$1/train.log" | tail -n 1 | tr -d ,
 }
 
+live_awk() { # awk that reads a line as soon as it is there; mawk waits for whole blocks unless told
+    if awk -W version 2>&1 | grep -q '^mawk'; then awk -W interactive "$@"; else awk "$@"; fi
+}
+
 show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines on standard output
-    awk -v name="$1" -v updates="$2" '
+    live_awk -v name="$1" -v updates="$2" '
         # The number after key and a separator: "loss=4.5" while training, "loss 4.5" on the dev set.
         function value(key) {
             if (!match($0, " " key "[= ][-+.0-9e]+")) return "?"
@@ -259,7 +263,7 @@ translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA USER-DIR ARGUMENT...
         fairseq-generate "$data" --gen-subset "$split" --path "$model" "${@:6}" --user-dir "$user_dir" \
             "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --required-batch-size-multiple 1 --scoring sacrebleu \
             --log-format none 2>"$out/generate.log" | tee "$out/generate-$split.txt" |
-            awk -v all="$segments" '/^T-/ && ++n % 100 == 0 { printf "   %d of %d\n", n, all; fflush() }' || failed=$?
+            live_awk -v all="$segments" '/^T-/ && ++n % 100 == 0 { printf "   %d of %d\n", n, all; fflush() }' || failed=$?
         if [[ $failed != 0 ]]; then
             tail -n 3 "$out/generate.log" >&2
             die "fairseq-generate failed; all of its output is in $out/generate.log and $out/generate-$split.txt"
