@@ -182,6 +182,19 @@ def assert_still_good(corpus: Path, path: Path, folder: Path) -> None:
     assert sorted(run_generate(corpus, path, folder)) == list(range(5))
 
 
+def interrupted(error: BaseException) -> Callable[[str, str], str]:
+    """A copy function that breaks off after 1,000 bytes when it comes to checkpoint_last.pt."""
+    copy = shutil.copyfile
+
+    def copyfile(source: str, target: str) -> str:
+        if "checkpoint_last" not in target:
+            return copy(source, target)
+        Path(target).write_bytes(Path(source).read_bytes()[:1000])
+        raise error
+
+    return copyfile
+
+
 @pytest.mark.parametrize("written", [0, 20_000])
 def test_a_full_disk_while_saving(written, corpus, backbones, tmp_path):
     """The error names file, space and remedy; nothing half-written stays; the last checkpoint is as it was."""
@@ -224,12 +237,8 @@ def test_a_disk_that_fills_while_the_last_checkpoint_is_copied(corpus, backbones
     run = run_train(corpus, backbones, tmp_path / "run", max_update=2)
     before = run.path().read_bytes()
 
-    def full(source: str, target: str) -> str:
-        Path(target).write_bytes(Path(source).read_bytes()[:1000])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with (
-        mock.patch.object(file_io.shutil, "copyfile", full),
+        mock.patch.object(file_io.shutil, "copyfile", interrupted(OSError(errno.ENOSPC, "No space left on device"))),
         pytest.raises(CheckpointError, match=r"writing failed after 1,000 bytes.*No space left.*free some space"),
     ):
         run_train(corpus, backbones, run.folder, max_update=4)
@@ -241,11 +250,7 @@ def test_a_kill_while_checkpoint_last_is_replaced(corpus, backbones, tmp_path):
     """It is there, whole, at any moment: the old one or the new one."""
     run = run_train(corpus, backbones, tmp_path / "run", max_update=2)
     before = run.path().read_bytes()
-
-    def killed(source: str, target: str) -> str:
-        Path(target).write_bytes(Path(source).read_bytes()[:1000])
-        raise KeyboardInterrupt
-
+    killed = interrupted(KeyboardInterrupt())
     with mock.patch.object(file_io.shutil, "copyfile", killed), pytest.raises(KeyboardInterrupt):
         run_train(corpus, backbones, run.folder, max_update=4)
     assert run.path().read_bytes() == before

@@ -162,7 +162,7 @@ class LstModel(FairseqEncoderDecoderModel):
         return None
 
     def prepare_for_inference_(self, cfg: Any) -> None:
-        """fairseq's preparation, and ``--bf16``, which fairseq-generate takes and then forgets (fairseq_cli/generate.py:130)."""
+        """fairseq's preparation, and ``--bf16``, which fairseq-generate takes and ignores (generate.py:130)."""
         super().prepare_for_inference_(cfg)
         if cfg.common.bf16:
             self.bfloat16()
