@@ -15,6 +15,7 @@ REQUIREMENTS = [
     "torch>=2.6",
     "transformers>=5",
     "safetensors>=0.4",
+    "peft>=0.17",
     "sentencepiece>=0.2",
     "numpy>=1.24",
     "soundfile>=0.12.1",

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="wav, flac, ogg or mp3; FILE:OFFSET:FRAMES for a part")
-    parser.add_argument("--checkpoint", help="a checkpoint that fairseq-train wrote with --task lst_st")
+    parser.add_argument("--checkpoint", help="what fairseq-train wrote with --task lst_st, or scripts/export.py")
     parser.add_argument("--speech-encoder", help="where the frontend lies now, if not where it was trained")
     parser.add_argument("--llm", help="where the LLM lies now, if not where it was trained")
     parser.add_argument("--beam", type=positive, default=4, help="beam size (default: 4)")

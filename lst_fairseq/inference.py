@@ -47,7 +47,7 @@ class Translator:
     """A trained model ready to translate files.
 
     Args:
-        checkpoint: a file that ``fairseq-train --task lst_st`` wrote.
+        checkpoint: a file that ``fairseq-train --task lst_st`` wrote, or a directory of scripts/export.py.
         speech_encoder: where the frontend lies now, if not where the checkpoint says.
         llm: where the LLM lies now, likewise.
         device: ``cuda``, ``cpu`` or any other of PyTorch's; a GPU if there is one by default.
@@ -65,7 +65,7 @@ class Translator:
         options: DecodingOptions | None = None,
     ):
         overrides = {"speech_encoder": speech_encoder, "llm": llm}
-        if not Path(checkpoint).is_file():
+        if not Path(checkpoint).exists():
             raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
         if getattr((state.get("cfg") or {}).get("task"), "_name", None) != "lst_st":

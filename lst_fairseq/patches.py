@@ -12,9 +12,11 @@ import shutil
 import typing
 from typing import Any
 
+import numpy
 import omegaconf
 import torch
 from fairseq import checkpoint_utils, file_io
+from fairseq.data.dictionary import Dictionary
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
@@ -30,9 +32,10 @@ def allow_checkpoint_types() -> None:
     """Let torch >= 2.6 read fairseq's checkpoints with weights only (checkpoint_utils.py:352 calls torch.load plainly).
 
     These are plain containers: an OmegaConf configuration, the Namespace in which fairseq's older tasks (and so its
-    speech_to_text baselines) keep their settings, and what resuming on several processes exchanges. No file can run
-    code through them.
+    speech_to_text baselines) keep their settings, the dictionaries and numpy numbers of published speech encoders, and
+    what resuming on several processes exchanges. No file can run code through them.
     """
+    scalar = numpy.float64().__reduce__()[0]
     torch.serialization.add_safe_globals(
         [
             argparse.Namespace,
@@ -47,18 +50,30 @@ def allow_checkpoint_types() -> None:
             omegaconf.base.Metadata,
             omegaconf.nodes.AnyNode,
             distributed_utils._TensorPlaceholder,
+            Dictionary,
+            (scalar, "numpy.core.multiarray.scalar"),  # before numpy 2
+            (scalar, "numpy._core.multiarray.scalar"),
+            numpy.dtype,
+            *{type(numpy.dtype(code)) for code in "?bhilqBHILQefd"},
         ]
     )
 
 
 def name_unreadable_checkpoints() -> None:
-    """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:318 names neither)."""
+    """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:318 names neither).
+
+    A directory is one that scripts/export.py wrote, wherever a checkpoint is decoded.
+    """
     load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)
-    def load_checkpoint_to_cpu(path: str, *args, **kwargs) -> dict[str, Any]:
+    def load_checkpoint_to_cpu(path: str, arg_overrides: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if os.path.isdir(path):
+            from lst_fairseq.export import read_export  # needs the model, which needs this module
+
+            return read_export(path, arg_overrides)
         try:
-            return load(path, *args, **kwargs)
+            return load(path, arg_overrides, *args, **kwargs)
         except pickle.UnpicklingError as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
@@ -87,6 +102,11 @@ def name_misfitting_checkpoints() -> None:
 
     @functools.wraps(load_checkpoint)
     def trainer_load_checkpoint(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
+        if os.path.isdir(filename):  # trainer.py:482 would take it for a missing file and train from scratch
+            raise CheckpointError(
+                f"{filename}: a directory, and training starts from a checkpoint file; of an exported model give "
+                f"--llm {os.path.join(filename, 'llm')} instead"
+            )
         try:
             return load_checkpoint(self, filename, *args, **kwargs)
         except Exception as error:

@@ -3,13 +3,17 @@
 References come from the manifest, never from the target dictionary that fairseq's own scorers read them back from.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
+#: Before the description of the model, as JSON, in what fairseq-generate logs.
+SIGNATURE = "lst signature: "
 _HYPOTHESIS = re.compile(r"D-(\d+)\t([^\t]*)\t(.*)", re.DOTALL)
 
 
@@ -79,6 +83,19 @@ def read_generated(path: str | Path) -> dict[int, str]:
             "file generate-SUBSET.txt, written without --quiet"
         )
     return hypotheses
+
+
+def read_signature(path: str | Path) -> dict[str, Any] | None:
+    """What the model says about itself in fairseq-generate's output: speech encoder, LLM, adapter, prompt.
+
+    None where it says nothing, as other models do.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            _, found, text = line.partition(SIGNATURE)
+            if found and not line.startswith(("D-", "H-", "T-", "S-", "P-")):
+                return json.loads(text)
+    return None
 
 
 def in_order(hypotheses: Mapping[int, str], segments: int) -> list[str]:

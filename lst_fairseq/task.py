@@ -1,5 +1,6 @@
 """The task ``lst_st``: fairseq's speech_to_text with raw waveforms, an LLM's vocabulary and a prompt."""
 
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +25,16 @@ from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.feature_cache import FeatureCache
 from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
-from lst_fairseq.data.prompt import LST_PROMPT, fill_prompt
-from lst_fairseq.models.frontends import SpeechFrontend
+from lst_fairseq.data.prompt import DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
+from lst_fairseq.models.frontends import FRONTENDS
+from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import encoder_fingerprint, model_config, model_directory
+from lst_fairseq.scoring import SIGNATURE
 
 logger = logging.getLogger(__name__)
 
-#: Settings that a checkpoint carries, so that decoding need not repeat them; the command line goes before.
-REMEMBERED = ("speech_encoder", "llm", "prompt", "target_lang")
+#: Directories that a checkpoint names, so that decoding need not repeat them; the command line goes before.
+REMEMBERED = ("speech_encoder", "llm")
 
 
 @dataclass
@@ -44,17 +47,30 @@ class LstTaskConfig(FairseqDataclass):
     )
     speech_encoder: Optional[str] = field(
         default=None,
-        metadata={"help": "directory of the speech frontend: wav2vec 2.0, w2v-BERT 2.0 or Whisper (save_pretrained)"},
+        metadata={
+            "help": "speech frontend: a directory (as save_pretrained writes it), the id of a model in the local "
+            f"Hugging Face cache, or a fairseq .pt file; kinds: {', '.join(sorted(FRONTENDS))}"
+        },
     )
     llm: Optional[str] = field(
-        default=None, metadata={"help": "directory of the LLM and its tokenizer (save_pretrained)"}
+        default=None,
+        metadata={"help": "LLM and its tokenizer: a directory, or the id of a model in the local Hugging Face cache"},
     )
     prompt: Optional[str] = field(
         default=None,
-        metadata={"help": f"template with {{speech}}, and {{tgt_lang}} if wanted (default: {LST_PROMPT!r})"},
+        metadata={
+            "help": "template with {speech} and, if wanted, {instruction}, {src_lang}, {tgt_lang}; or `chat`, for the "
+            f"tokenizer's chat template (default: `prompt` of the data config, or {LST_TEMPLATE!r})"
+        },
+    )
+    source_lang: Optional[str] = field(
+        default=None, metadata={"help": "language code for {src_lang} (default: source_lang of the data config, or en)"}
     )
     target_lang: Optional[str] = field(
-        default=None, metadata={"help": "language code for {tgt_lang} (default: target_lang of the data config)"}
+        default=None,
+        metadata={
+            "help": "language code for {tgt_lang} where the manifest has none (default: target_lang of the data config)"
+        },
     )
     max_source_seconds: float = field(
         default=30.0, metadata={"help": "leave out longer training segments; test segments are never left out"}
@@ -82,7 +98,7 @@ class LstTask(SpeechToTextTask):
     dictionary and then reads the checkpoint, whose task state names the LLM.
 
     Attributes:
-        prompt: the prompt with its language filled in and ``{speech}`` in place; set when the model is built.
+        prompts: tokenised prompts for each task and language pair; set when the model is built.
     """
 
     def __init__(self, cfg: LstTaskConfig):
@@ -92,9 +108,11 @@ class LstTask(SpeechToTextTask):
         self.tgt_dict = LlmDictionary()
         self.multitask_tasks: dict[str, Any] = {}
         self.speaker_to_id = None
-        self.prompt: str | None = None
+        self.prompts: Prompts | None = None
+        self.remembered: dict[str, Any] = {}  # prompt settings of the checkpoint that is decoded
+        self.frontend_settings: dict[str, Any] | None = None  # of a frontend that the checkpoint holds
         self.rule: LengthRule | None = None
-        self.frontend: SpeechFrontend | None = None
+        self.model: LstModel | None = None
         self.max_decoder_positions = cfg.max_target_positions
 
     @classmethod
@@ -126,34 +144,48 @@ class LstTask(SpeechToTextTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         if self.tgt_dict.tokenizer is None:
             self._bind_dictionary()
-        self.prompt = fill_prompt(self.cfg.prompt or LST_PROMPT, self.cfg.target_lang or self.data_cfg.target_lang)
+        self.prompts = Prompts(self._prompt_settings(), self.tgt_dict.tokenizer)
         model = FairseqTask.build_model(self, cfg, from_checkpoint)
-        self.frontend = model.encoder.frontend
-        decoder = model.decoder
+        self.model = model
         self.rule = LengthRule(
             speech_positions=model.encoder.output_lengths,
-            prompt_positions=decoder.before.numel() + decoder.after.numel(),
-            llm_positions=decoder.llm_positions,
+            llm_positions=model.decoder.llm_positions,
             max_source_seconds=self.cfg.max_source_seconds,
             min_source_seconds=self.cfg.min_source_seconds,
         )
         return model
+
+    def _prompt_settings(self) -> PromptSettings:
+        """From the command line; what that leaves open from the data config, then the checkpoint, then LST's own."""
+        cfg, data, checkpoint = self.cfg, self.data_cfg, self.remembered
+        return PromptSettings(
+            template=cfg.prompt or data.prompt or checkpoint.get("template") or LST_TEMPLATE,
+            instructions=data.instructions or checkpoint.get("instructions"),
+            src_lang=cfg.source_lang or data.source_lang or checkpoint.get("src_lang") or DEFAULT_SOURCE,
+            tgt_lang=cfg.target_lang or data.target_lang or checkpoint.get("tgt_lang"),
+        )
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         return FairseqTask.build_criterion(self, cfg, from_checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         """The settings that decoding needs again, for the checkpoint."""
-        remembered = {name: getattr(self.cfg, name) for name in REMEMBERED}
-        target_lang = self.cfg.target_lang or self.data_cfg.target_lang
-        return {**super().state_dict(), "lst": {**remembered, "prompt": self.prompt, "target_lang": target_lang}}
+        own = {name: getattr(self.cfg, name) for name in REMEMBERED}
+        own["prompt"] = self._prompt_settings().as_dict()
+        if self.model is not None and "frontend" in self.model.record.held:
+            own["frontend"] = self.model.encoder.frontend.settings()
+        return {**super().state_dict(), "lst": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's settings where the command line says nothing."""
         state = dict(state_dict)
-        for name, value in state.pop("lst", {}).items():
-            if getattr(self.cfg, name) is None:
-                self.cfg[name] = value
+        own = state.pop("lst", {})
+        for name in REMEMBERED:
+            if own and getattr(self.cfg, name) is None:
+                self.cfg[name] = own[name]
+        if self.prompts is None:  # a model that is built already has its prompts
+            self.remembered = own.get("prompt", {})
+            self.frontend_settings = own.get("frontend")
         super().load_state_dict(state)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
@@ -177,12 +209,24 @@ class LstTask(SpeechToTextTask):
             found = ", ".join(sorted(p.stem for p in Path(self.cfg.data).glob("*.tsv"))) or "none"
             raise FileNotFoundError(f"{path}: no such manifest; splits in this folder: {found}")
         manifest = read_manifest(path, self.data_cfg.audio_root, skip_bad_audio=self.cfg.skip_bad_audio)
-        return LstDataset(name, self.data_cfg, manifest, self.tgt_dict, self._length_rule(), self.cfg.skip_bad_audio)
+        dataset = self._dataset(name, manifest, self.tgt_dict)
+        # The manifest's tasks and languages may ask for more than the model was built with.
+        self.model.decoder.reserve_prompt(dataset.longest_prompt)
+        return dataset
 
-    def _length_rule(self) -> LengthRule:
-        if self.rule is None:
+    def _dataset(self, name: str, manifest: Manifest, dictionary: LlmDictionary | None) -> LstDataset:
+        if self.rule is None or self.prompts is None:
             raise RuntimeError("build the model before the datasets: it knows how many LLM positions speech takes")
-        return self.rule
+        return LstDataset(
+            name,
+            self.data_cfg,
+            manifest,
+            dictionary,
+            self.rule,
+            self.prompts,
+            seed=self.cfg.seed,
+            skip_bad_audio=self.cfg.skip_bad_audio,
+        )
 
     def max_positions(self) -> None:
         """Nothing for fairseq to filter by (its --max-source-positions would count samples); see LengthRule."""
@@ -224,22 +268,25 @@ class LstTask(SpeechToTextTask):
             return
         if dataset.waveform_transforms is not None:
             raise ValueError("--cache-features cannot be combined with waveform_transforms of the data config")
-        n_vectors = self.frontend.output_lengths(torch.tensor(dataset.n_frames)).tolist()
+        frontend, path = self.model.encoder.frontend, self.cfg.speech_encoder
+        if not self.model.encoder.freeze_frontend or "frontend" in self.model.record.held:
+            raise ValueError("--cache-features is for a frontend that is not trained")
+        n_vectors = frontend.output_lengths(torch.tensor(dataset.n_frames)).tolist()
         # The data type is part of the key: features in half precision are not those in fp32.
-        key = f"{encoder_fingerprint(self.cfg.speech_encoder)} {self.frontend.dtype}"
-        cache = FeatureCache(Path(self.cfg.cache_features), key, dataset.rows, n_vectors, self.frontend.output_dim)
+        key = f"{encoder_fingerprint(path, frontend.options)} {frontend.dtype}"
+        cache = FeatureCache(Path(self.cfg.cache_features), key, dataset.rows, n_vectors, frontend.output_dim)
         missing = cache.missing()
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed:
             missing = missing[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
             torch.distributed.barrier()  # none writes before all have listed what is missing
-        device = next(self.frontend.parameters()).device
+        device = next(frontend.parameters()).device
         fill_cache(
             cache,
             missing,
             dataset.read_waveform,
             dataset.n_frames,
-            self.frontend.eval(),
+            frontend.eval(),
             device,
             self.cfg.skip_bad_audio,
         )
@@ -254,6 +301,7 @@ class LstTask(SpeechToTextTask):
         if getattr(args, "max_len_a", 0):
             args = type(args)(**vars(args)) if not hasattr(args, "copy") else args.copy()
             args.max_len_a = args.max_len_a / SAMPLE_RATE
+        logger.info(SIGNATURE + json.dumps(models[0].signature()))
         return FairseqTask.build_generator(
             self, models, args, seq_gen_cls=seq_gen_cls, extra_gen_cls_kwargs=extra_gen_cls_kwargs
         )
@@ -303,7 +351,7 @@ class LstTask(SpeechToTextTask):
             )
             for number, (path, n_samples) in enumerate(zip(src_tokens, src_lengths, strict=True), start=1)
         ]
-        return LstDataset("interactive", self.data_cfg, Manifest("input", rows), None, self._length_rule())
+        return self._dataset("interactive", Manifest("input", rows), None)
 
 
 def _parts(dataset: FairseqDataset) -> list[LstDataset]:

@@ -20,7 +20,7 @@ from sacrebleu.metrics import BLEU
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
-from lst_fairseq.scoring import Score, ScoreError, in_order, read_generated, score
+from lst_fairseq.scoring import Score, ScoreError, in_order, read_generated, read_signature, score
 
 
 def parse_extra(text: str) -> tuple[str, object]:
@@ -78,7 +78,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         with atomic_text(args.json) as file:
-            json.dump({"name": name, **asdict(result), **dict(args.extra)}, file, indent=2, ensure_ascii=False)
+            model = read_signature(args.hypotheses)
+            described = {"model": model} if model else {}
+            content = {"name": name, **asdict(result), **dict(args.extra), **described}
+            json.dump(content, file, indent=2, ensure_ascii=False)
             file.write("\n")
 
 

@@ -1,6 +1,7 @@
 """Tiny backbones with the real classes, saved by the real code, and a tiny corpus; all seeded, nothing downloaded."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import (
 
 import lst_fairseq  # noqa: F401  (registers the plugin)
 from tests.helpers import SENTENCES, write_tsv
+from tests.speech_models import save_speech_model
 
 torch.set_num_threads(1)
 
@@ -128,6 +130,19 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     save_llama(root / "llama")
     save_llama(root / "llama_other", seed=15)
     return {path.name: str(path) for path in root.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def speech_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Directory of a tiny speech encoder of a kind of tests/speech_models.py, saved when it is first asked for."""
+    directories: dict[str, str] = {}
+
+    def directory(kind: str) -> str:
+        if kind not in directories:
+            directories[kind] = save_speech_model(kind, tmp_path_factory.mktemp("speech") / kind)
+        return directories[kind]
+
+    return directory
 
 
 @pytest.fixture(scope="session")

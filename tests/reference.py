@@ -1,5 +1,6 @@
 """The plain way to compute what the plugin computes: one sentence at a time, no padding, no mask, no cache."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, AutoModel, AutoTokenizer
 
 SAMPLE_RATE = 16_000
 IGNORED = -100
@@ -37,6 +38,7 @@ def alone(sample: dict[str, Any], row: int, pad: int) -> dict[str, Any]:
             "src_tokens": waveform.unsqueeze(0),
             "src_lengths": torch.tensor([waveform.numel()]),
             "prev_output_tokens": previous.unsqueeze(0),
+            **{side: sample["net_input"][side][row : row + 1] for side in ("prompt_before", "prompt_after")},
         },
         "target": target.unsqueeze(0),
         "nsentences": 1,
@@ -44,17 +46,31 @@ def alone(sample: dict[str, Any], row: int, pad: int) -> dict[str, Any]:
     }
 
 
+def plain_prompt(model: Any) -> tuple[list[int], list[int]]:
+    """Token ids before and after the speech, of a template without instructions."""
+    tokenizer = AutoTokenizer.from_pretrained(model.record.sources["llm"]["path"])
+    before, after = (part.strip() for part in model.record.prompt["template"].split("{speech}"))
+    ids = [tokenizer.bos_token_id, *tokenizer.encode(before, add_special_tokens=False)]
+    return ids, tokenizer.encode(after, add_special_tokens=False)
+
+
+@functools.cache
+def plain_frontend(path: str) -> tuple[Any, Any]:
+    """A directory's feature extractor, and its encoder in eval mode."""
+    return AutoFeatureExtractor.from_pretrained(path), AutoModel.from_pretrained(path).eval()
+
+
 def plain_prefix(model: Any, waveform: Tensor) -> Tensor:
     """Embeddings [P, E] of ``prompt | start | speech | end | prompt``, by transformers and fairseq themselves."""
-    extractor = AutoFeatureExtractor.from_pretrained(model.record.sources["frontend"]["path"])
+    extractor, encoder = plain_frontend(model.record.sources["frontend"]["path"])
     with torch.no_grad():
         values = extractor(waveform.numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_values"]
-        features = model.encoder.frontend.model(values).last_hidden_state
+        features = encoder(values).last_hidden_state
     adapter, markers = model.encoder.adapter, model.encoder.markers
     shorter, _ = adapter.subsampler(features, torch.tensor([features.size(1)]))  # [M, 1, C]
     speech = adapter.projection(adapter.norm(shorter.squeeze(1))) * adapter.scale
     embed = model.decoder.llm.get_input_embeddings()
-    before, after = embed(model.decoder.before), embed(model.decoder.after)
+    before, after = (embed(torch.tensor(ids, dtype=torch.long)) for ids in plain_prompt(model))
     return torch.cat([before, markers.start.unsqueeze(0), speech, markers.end.unsqueeze(0), after])
 
 
@@ -82,7 +98,7 @@ def next_token(models: Sequence[Any], waveform: Tensor) -> NextToken:
         each = []
         for model, prefix in zip(models, prefixes):
             logits = plain_logits(model, prefix, continuations)[:, -1]
-            logits[:, model.decoder.n_tokens :] = -torch.inf
+            logits[:, model.decoder.dictionary.ids_without_token] = -torch.inf
             each.append(F.log_softmax(logits, dim=-1).exp())
         return torch.stack(each).mean(dim=0).log()
 

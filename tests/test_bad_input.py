@@ -270,8 +270,11 @@ def test_backbones_swapped_or_forgotten(settings, message, data, backbones):
         ({"adapter": "cnn"}, "cnn.*conv"),
         ({"adapter_kernel_sizes": "3,x"}, "3,x"),
         ({"adapter_norm": "batch"}, "batch.*none"),
-        ({"train_modules": "adapter,encoder"}, "--train-modules 'adapter,encoder': valid are adapter, llm, joined"),
-        ({"train_modules": ""}, "--train-modules '': valid are adapter, llm"),
+        (
+            {"train_modules": "adapter,encoder"},
+            "--train-modules 'adapter,encoder': valid are frontend, adapter, lora, llm, joined",
+        ),
+        ({"train_modules": ""}, "--train-modules '': valid are frontend, adapter, lora, llm"),
         ({"prompt": "Translate this:"}, r"--prompt 'Translate this:' must contain \{speech\} exactly once"),
         ({"prompt": "{speech} {lang}"}, r"--prompt .*: unknown placeholder \['lang'\]; valid: "),
         ({"prompt": "{speech} {tgt_lang}", "target_lang": "xx"}, "unknown language code 'xx'; known: "),

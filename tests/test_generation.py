@@ -161,7 +161,7 @@ def test_golden_ids(tiny: tuple[Any, Any, dict[str, Any]]) -> None:
 def test_equals_transformers_generate(beam: int, tiny: tuple[Any, Any, dict[str, Any]]) -> None:
     """Greedy and beam search of ``LlamaForCausalLM.generate`` on the concatenated embeddings of each sentence."""
     task, model, sample = tiny
-    unused = range(model.decoder.n_tokens, len(task.target_dictionary))
+    unused = task.target_dictionary.ids_without_token
     with logit_bias(model, {**ENDING, PAD: -torch.inf, **dict.fromkeys(unused, -torch.inf)}):
         got = generate(task, [model], sample, beam=beam, max_len_b=30)
         for hypotheses, waveform in zip(got, waveforms_of(sample)):
@@ -290,6 +290,7 @@ def test_never_longer_than_the_llm_has_positions(tiny: tuple[Any, Any, dict[str,
     task, model, sample = tiny
     generator = task.build_generator([model], Namespace(beam=1, max_len_b=100_000))
     assert generator.max_len == model.max_decoder_positions()
-    longest = model.decoder.max_prefix + generator.max_len
+    max_prefix = model.decoder.max_speech + model.decoder.max_prompt
+    longest = max_prefix + generator.max_len
     assert longest == model.decoder.llm_positions
-    assert len(plain_prefix(model, waveforms_of(sample)[0])) <= model.decoder.max_prefix
+    assert len(plain_prefix(model, waveforms_of(sample)[0])) <= max_prefix

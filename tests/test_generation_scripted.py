@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, PreTrainedTokenizerFast
 
 from lst_fairseq.data.dictionary import LlmDictionary
-from lst_fairseq.data.prompt import Prompt
+from lst_fairseq.data.prompt import Prompt, collate_prompts
 from lst_fairseq.models.decoder import LlmDecoder
 from lst_fairseq.models.encoder import SpeechEncoder
 
@@ -120,7 +120,8 @@ class ScriptedEncoder(SpeechEncoder):
         speech = torch.zeros(len(lengths), int(lengths.max()), len(WORDS) + 1)
         for row, length, sentence in zip(speech, lengths, src_tokens[:, 0]):
             row[:length, -1] = sentence + 1
-        return {"speech": speech, "speech_lengths": lengths, "row": torch.arange(len(lengths))}
+        prompts = collate_prompts([Prompt((BEFORE,), (AFTER,))] * len(lengths))
+        return {"speech": speech, "speech_lengths": lengths, "row": torch.arange(len(lengths)), **prompts}
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def model() -> FairseqEncoderDecoderModel:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     dictionary = LlmDictionary()
     dictionary.bind(tokenizer, len(WORDS))
-    decoder = LlmDecoder(ScriptedLlm(), dictionary, Prompt((BEFORE,), (AFTER,)), freeze=True, max_prefix=10)
+    decoder = LlmDecoder(ScriptedLlm(), dictionary, freeze=True, max_speech=8, max_prompt=2)
     return FairseqEncoderDecoderModel(ScriptedEncoder(), decoder).eval()
 
 

@@ -13,6 +13,7 @@ from fairseq.data import ConcatDataset
 
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.manifest import read_manifest
+from lst_fairseq.data.prompt import Prompt, PromptSettings
 from lst_fairseq.inference import Translator
 from lst_fairseq.scoring import in_order, score
 from tests.helpers import SENTENCES
@@ -200,8 +201,7 @@ def test_a_checkpoint_carries_its_settings(corpus, backbones, tmp_path):
     assert state["lst"] == {
         "speech_encoder": backbones["wav2vec2"],
         "llm": backbones["llama"],
-        "prompt": "{speech} auf German:",
-        "target_lang": "de",
+        "prompt": PromptSettings("{speech} auf {tgt_lang}:", tgt_lang="de").as_dict(),
     }
     cfg = train_configuration(corpus, backbones, tmp_path, llm=None, speech_encoder=None, prompt="Mine: {speech}")
     fresh = tasks.setup_task(cfg.task)
@@ -218,7 +218,8 @@ def test_the_language_is_known_without_the_training_data(tmp_path, backbones):
     run = run_train(data, backbones, tmp_path / "out", prompt="{speech} {tgt_lang}:", disable_validation=True)
     shutil.rmtree(data)
     translator = Translator(run.path())
-    assert translator.task.prompt == "{speech} German:"
+    (prompt,) = translator.task.prompts.choices()
+    assert prompt == Prompt.from_text("{speech} German:", translator.task.target_dictionary.tokenizer)
     assert len(list(translator.translate([str(audio)]))) == 1
 
 
@@ -230,7 +231,8 @@ def test_decoding_takes_the_prompt_of_training(tmp_path, corpus, backbones, capl
     assert "the checkpoint was trained with" not in caplog.text
     with caplog.at_level(logging.WARNING):
         run_generate(corpus, checkpoint, tmp_path / "c", prompt="{speech}")
-    assert "the prompt is '{speech}'; the checkpoint was trained with 'USER: {speech} Deutsch: '" in caplog.text
+    told = "the prompt's template is '{speech}'; the checkpoint was trained with 'USER: {speech} Deutsch:'"
+    assert told in caplog.text
 
 
 def test_datasets_need_the_model(corpus, backbones, tmp_path):

@@ -158,7 +158,7 @@ def test_checkpoints_hold_what_was_trained(corpus, backbones):
         moments = [state["exp_avg"] for state in checkpoint["last_optimizer_state"]["state"].values()]
         assert sum(moment.numel() for moment in moments) == n  # Adam's, of these parameters only
     record = CheckpointRecord.from_tensor(second["model"][RECORD_KEY])
-    assert record.held == ["adapter", "llm"] and record.prompt == "USER: {speech} Deutsch: "
+    assert record.held == ["adapter", "llm"] and record.prompt["template"] == "USER: {speech} Deutsch:"
     assert record.sources["llm"]["path"] == backbones["llama"] and len(record.sources["llm"]["fingerprint"]) == 16
     size = Path(first_stage(corpus, backbones).path()).stat().st_size
     assert size < 3 * 4 * n_trained[0] + 60_000  # weights, two moments, and settings

@@ -27,8 +27,12 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     fi
     # shellcheck source=settings.sh
     source "$RECIPE/settings.sh"
-    for name in MUSTC_ROOT WORK SPEECH_ENCODER LLM CACHE_FEATURES; do # a relative path is relative to where the script was called
+    # A relative path is relative to where the script was called.
+    for name in MUSTC_ROOT WORK CACHE_FEATURES; do
         if [[ -n ${!name} && ${!name} != /* ]]; then printf -v "$name" %s "$PWD/${!name}"; fi
+    done
+    for name in SPEECH_ENCODER LLM; do # what does not exist here may be the id of a model in the Hugging Face cache
+        if [[ -n ${!name} && ${!name} != /* && -e ${!name} ]]; then printf -v "$name" %s "$PWD/${!name}"; fi
     done
     need_choice PRECISION "$PRECISION" "" fp32 fp16 bf16
     need_choice ONE_STAGE "$ONE_STAGE" 0 1
@@ -57,8 +61,13 @@ need_directory() { # NAME REMEDY: the setting NAME must be a directory
 }
 
 need_backbones() {
-    need_directory SPEECH_ENCODER "set it to a directory that save_pretrained wrote for a wav2vec 2.0 or Whisper encoder"
-    need_directory LLM "set it to a directory that save_pretrained wrote for a Llama"
+    need_model SPEECH_ENCODER "a directory that save_pretrained wrote for a speech encoder, its id in the Hugging Face cache, or a fairseq .pt file"
+    need_model LLM "a directory that save_pretrained wrote for a causal LLM, or its id in the Hugging Face cache"
+}
+
+need_model() { # NAME WHAT: the setting NAME must be a path that exists, or look like a model's id
+    [[ -n ${!1} ]] || die "$1 is not set: give $2"
+    [[ -e ${!1} || ${!1} =~ ^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$ ]] || die "$1=${!1}: no such directory or file; give $2"
 }
 
 read_words() { # ARRAY TEXT: split text as a shell would, quotes respected, nothing expanded
@@ -166,6 +175,7 @@ lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES: set LST_ARGS, what de
         --max-tokens "$MAX_TOKENS" --update-freq "$freq" --seed "$SEED" "${PRECISION_ARGS[@]}"
     )
     if [[ -n $BATCH ]]; then LST_ARGS+=(--batch-size "$BATCH"); fi
+    if [[ -n $ADAPTER ]]; then LST_ARGS+=(--adapter "$ADAPTER"); fi
     if [[ -n $PROMPT ]]; then LST_ARGS+=(--prompt "$PROMPT"); fi
     if [[ -n $CACHE_FEATURES ]]; then LST_ARGS+=(--cache-features "$CACHE_FEATURES"); fi
     LST_ARGS+=("${extra[@]}")

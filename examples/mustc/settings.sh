@@ -17,7 +17,8 @@ WORK=${WORK-$LST_ROOT/results/mustc-$TGT_LANG}
 SPLITS=${SPLITS-}
 
 # --- the system -------------------------------------------------------------------------------------------------------
-# Speech encoder and LLM: directories as save_pretrained writes them (wav2vec 2.0 or Whisper; any Llama).
+# Speech encoder and LLM: directories as save_pretrained writes them, ids of models in the local Hugging Face cache, or,
+# for the speech encoder, a fairseq .pt file.
 SPEECH_ENCODER=${SPEECH_ENCODER-}
 LLM=${LLM-}
 # fairseq architecture of the model `lst`.
@@ -27,8 +28,14 @@ PROMPT=${PROMPT-}
 # 1: one stage only, adapter and LLM trained together from the start (for comparison).
 ONE_STAGE=${ONE_STAGE-0}
 
+# Adapter between the two: conv, stack, ctc or qformer. Empty: the architecture's own (conv).
+ADAPTER=${ADAPTER-}
+# What each stage trains, of: frontend, adapter, lora, llm. `adapter,lora` in stage 2 is the paper's low-rank variant.
+STAGE1_MODULES=${STAGE1_MODULES-adapter}
+STAGE2_MODULES=${STAGE2_MODULES-adapter,llm}
+
 # --- training ---------------------------------------------------------------------------------------------------------
-# Stage 1 trains the adapter, stage 2 the adapter and the LLM: peak learning rate and epochs of each.
+# Peak learning rate and epochs of each stage.
 STAGE1_LR=${STAGE1_LR-2e-3}
 STAGE1_EPOCHS=${STAGE1_EPOCHS-6}
 STAGE2_LR=${STAGE2_LR-2e-5}

@@ -12,9 +12,9 @@ need_backbones
 data_hash=$(need_step "$DATA" prep.sh)
 find_device
 updates=${STAGE1_UPDATES:-$(updates_of "$STAGE1_EPOCHS")}
-lst_arguments "$updates" "$STAGE1_LR" adapter
+lst_arguments "$updates" "$STAGE1_LR" "$STAGE1_MODULES"
 if step_needed "$WORK/stage1" "${LST_ARGS[@]}" --data "$data_hash"; then
-    echo "== stage 1, adapter: $updates updates on $(device_words)"
+    echo "== stage 1, $STAGE1_MODULES: $updates updates on $(device_words)"
     host_arguments "$LST_ROOT/lst_fairseq"
     run_training "stage 1" "$WORK/stage1" "$updates" "$DATA" "${LST_ARGS[@]}" "${HOST_ARGS[@]}"
     step_done "$WORK/stage1"

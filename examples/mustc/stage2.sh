@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Step 3, downstream fine-tuning: train adapter and LLM into WORK/stage2, from where stage 1 ended.
+# Step 3, downstream fine-tuning: train adapter and LLM (STAGE2_MODULES) into WORK/stage2, from where stage 1 ended.
 #
 #   MUSTC_ROOT=/corpora/MUSTC_v1.0 SPEECH_ENCODER=/models/wav2vec2 LLM=/models/llama bash examples/mustc/stage2.sh
 #   ONE_STAGE=1 ... bash examples/mustc/stage2.sh    # without stage 1, for as many updates as both, into WORK/one-stage
@@ -23,14 +23,14 @@ else
     start_hash=$(need_step "$WORK/stage1" stage1.sh)
 fi
 dir=$(model_directory)
-lst_arguments "$updates" "$STAGE2_LR" adapter,llm
+lst_arguments "$updates" "$STAGE2_LR" "$STAGE2_MODULES"
 if step_needed "$dir" "${LST_ARGS[@]}" --data "$data_hash" --start "$start_hash"; then
     # A run that goes on starts from its own checkpoint_last.pt, so stage 1 is given to a fresh one only.
     start=()
     if [[ $ONE_STAGE == 0 && ! -e $dir/checkpoint_last.pt ]]; then
         start=(--finetune-from-model "$WORK/stage1/checkpoint_last.pt")
     fi
-    echo "== $name, adapter and LLM: $updates updates on $(device_words)"
+    echo "== $name, $STAGE2_MODULES: $updates updates on $(device_words)"
     host_arguments "$LST_ROOT/lst_fairseq"
     run_training "$name" "$dir" "$updates" "$DATA" "${LST_ARGS[@]}" "${HOST_ARGS[@]}" "${start[@]}"
     step_done "$dir"

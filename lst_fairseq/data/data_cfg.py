@@ -2,6 +2,7 @@
 
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 from fairseq.data.audio.data_cfg import S2TDataConfig
 
@@ -9,11 +10,15 @@ from fairseq.data.audio.data_cfg import S2TDataConfig
 class LstDataConfig(S2TDataConfig):
     """Data configuration of ``lst_st``; the file may be missing, since every setting has a default.
 
-    Besides fairseq's keys: ``target_lang``, the language code that the default prompt names.
+    Besides fairseq's keys:
+        ``target_lang``, ``source_lang``: language codes for prompts, where the manifest has none (source: en).
+        ``prompt``: template of the prompt, or ``chat``; ``--prompt`` goes before.
+        ``instructions``: for each task one text, or a list to draw from in training. See ``data/prompt.py``.
     """
 
     def __init__(self, yaml_path: Path):
         self.inputs_are_waveforms = True
+        self.path = yaml_path
         if yaml_path.is_file():
             super().__init__(yaml_path)
             self.config = self.config or {}
@@ -43,3 +48,21 @@ class LstDataConfig(S2TDataConfig):
     def target_lang(self) -> str | None:
         """Language code of the translations, for prompts that name it."""
         return self.config.get("target_lang")
+
+    @property
+    def source_lang(self) -> str | None:
+        """Language code of the speech, for prompts that name it."""
+        return self.config.get("source_lang")
+
+    @property
+    def prompt(self) -> str | None:
+        """Template of the prompt."""
+        return self.config.get("prompt")
+
+    @property
+    def instructions(self) -> dict[str, Any] | None:
+        """Instructions for each task."""
+        given = self.config.get("instructions")
+        if given is not None and not isinstance(given, dict):
+            raise ValueError(f"{self.path}: `instructions` is a mapping from tasks to texts, not {given!r}")
+        return given

@@ -17,6 +17,7 @@ from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.feature_cache import FeatureCache
 from lst_fairseq.data.manifest import Manifest, Row
+from lst_fairseq.data.prompt import Prompt, Prompts, collate_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -27,23 +28,24 @@ class LengthRule:
 
     Attributes:
         speech_positions: LongTensor [B] of samples -> LongTensor [B] of LLM positions; the model's own function.
-        prompt_positions: positions of the prompt.
         llm_positions: the most that the LLM has.
         max_source_seconds: longer training segments are left out.
         min_source_seconds: shorter training segments are left out.
     """
 
     speech_positions: Callable[[Tensor], Tensor]
-    prompt_positions: int
     llm_positions: int
     max_source_seconds: float
     min_source_seconds: float
 
-    def positions(self, n_samples: Sequence[int], target_lengths: Sequence[int]) -> np.ndarray:
+    def positions(
+        self, n_samples: Sequence[int], prompt_lengths: Sequence[int], target_lengths: Sequence[int]
+    ) -> np.ndarray:
         """LLM positions [N] of utterances: prompt, speech with its markers, and the target (whose length counts the end
         of sentence) without the end of sentence, which is predicted but never fed."""
         speech = self.speech_positions(torch.tensor(n_samples, dtype=torch.long)).numpy()
-        return speech + self.prompt_positions + np.maximum(np.asarray(target_lengths, dtype=np.int64) - 1, 0)
+        target = np.maximum(np.asarray(target_lengths, dtype=np.int64) - 1, 0)
+        return speech + np.asarray(prompt_lengths, dtype=np.int64) + target
 
     def reason_to_skip(self, row: Row, target_length: int, positions: int) -> str | None:
         """Why a training segment is left out, or None."""
@@ -67,6 +69,8 @@ class LstDataset(SpeechToTextDataset):
         manifest: checked rows.
         dictionary: the LLM's vocabulary; None for rows without targets (interactive use).
         rule: lengths and limits.
+        prompts: of the model, for each task and language pair.
+        seed: of the draws among several instructions.
         skip_bad_audio: count and leave out audio that turns out broken when it is read, instead of stopping.
     """
 
@@ -77,6 +81,8 @@ class LstDataset(SpeechToTextDataset):
         manifest: Manifest,
         dictionary: LlmDictionary | None,
         rule: LengthRule,
+        prompts: Prompts,
+        seed: int = 1,
         skip_bad_audio: bool = False,
     ):
         rows, is_train = manifest.rows, split.startswith("train")
@@ -87,7 +93,9 @@ class LstDataset(SpeechToTextDataset):
                 np.array([*ids, eos], dtype=np.int32) for ids in dictionary.encode([r.tgt_text for r in rows])
             ]
         lengths = [len(target) for target in self.targets] if self.targets else [0] * len(rows)
-        positions = rule.positions([row.n_samples for row in rows], lengths)
+        self.prompts = prompts
+        self.manifest_path = manifest.path
+        positions = rule.positions([row.n_samples for row in rows], [self._prompt_length(row) for row in rows], lengths)
         self.skipped = Counter(manifest.skipped)
         if is_train:
             reasons = [rule.reason_to_skip(*triple) for triple in zip(rows, lengths, positions.tolist(), strict=True)]
@@ -99,8 +107,8 @@ class LstDataset(SpeechToTextDataset):
             self.targets = [self.targets[i] for i in keep] if self.targets else None
         self.rows = rows
         self.positions = positions
+        self.seed = seed
         self.skip_bad_audio = skip_bad_audio
-        self.manifest_path = manifest.path
         self.cache: FeatureCache | None = None
         super().__init__(
             split=split,
@@ -124,6 +132,26 @@ class LstDataset(SpeechToTextDataset):
     def get_tgt_lens_and_check_oov(self) -> list[int]:
         return [len(target) for target in self.targets] if self.targets is not None else [0] * self.n_samples
 
+    @property
+    def longest_prompt(self) -> int:
+        """Positions of the longest prompt that any utterance may get."""
+        return max(map(self._prompt_length, self.rows), default=0)
+
+    def _prompt_length(self, row: Row) -> int:
+        try:
+            return self.prompts.longest(row.task, row.src_lang, row.tgt_lang)
+        except ValueError as error:
+            raise ValueError(f"{self.manifest_path}:{row.line}: {error}") from None
+
+    def prompt(self, index: int) -> Prompt:
+        """The prompt of an utterance: in training one of its task's, drawn anew in each epoch, else the first."""
+        row = self.rows[index]
+        choices = self.prompts.choices(row.task, row.src_lang, row.tgt_lang)
+        if not self.is_train_split or len(choices) == 1:
+            return choices[0]
+        # A generator of its own, so that a resumed run draws what an uninterrupted one does.
+        return choices[np.random.default_rng((self.seed, self.epoch, index)).integers(len(choices))]
+
     def use_cache(self, cache: FeatureCache) -> None:
         """Take a frozen frontend's features from a filled cache instead of reading audio."""
         self.cache = cache
@@ -141,7 +169,8 @@ class LstDataset(SpeechToTextDataset):
             return self._get_source_audio(index)
         except AudioError as error:
             where = f"{self.manifest_path}:{self.rows[index].line}"
-            raise AudioError(f"{where}: {error}; --skip-bad-audio leaves such segments out and counts them") from error
+            remedy = "" if self.skip_bad_audio else "; --skip-bad-audio leaves such segments out and counts them"
+            raise AudioError(f"{where}: {error}{remedy}") from error
 
     def __getitem__(self, index: int) -> SpeechToTextDatasetItem:
         """One utterance; its source is None where the audio is broken and may be skipped.
@@ -171,7 +200,10 @@ class LstDataset(SpeechToTextDataset):
         if not samples:  # the share of a process for which no batch is left
             return {}
         good = [sample for sample in samples if sample.source is not None]
-        batch = super().collater(good or [self._stand_in()], return_order=return_order)
+        items = good or [self._stand_in()]
+        batch = super().collater(items, return_order=return_order)
+        # fairseq sorts a batch by length, longest first, and keeps equals in their order.
+        batch["net_input"].update(collate_prompts([self.prompt(index) for index in batch["id"].tolist()]))
         if not good:
             batch.update(id=batch["id"][:0], nsentences=0, ntokens=0)
             if batch["target"] is not None:

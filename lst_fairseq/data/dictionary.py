@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 #: Everything that some reader of text files takes for the end of a line or field.
 LINE_BREAKS = "[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]+"
+#: The byte 0xFF as byte-level BPE and sentencepiece's byte fallback write it. No UTF-8 text contains it.
+BYTE_FF = ("ÿ", "<0xFF>")
 
 
 class LlmDictionary(Dictionary):
@@ -20,53 +22,77 @@ class LlmDictionary(Dictionary):
 
     Attributes:
         tokenizer: the LLM's tokenizer, None before :meth:`bind`.
+        ids_without_token: outputs of the LLM for which the tokenizer has no token: LLMs pad their tables, and some
+            tokenizers leave ids out. The decoder never emits them.
     """
 
     def __init__(self) -> None:
         super().__init__(add_special_symbols=False)
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.ids_without_token: list[int] = []
 
     def bind(self, tokenizer: PreTrainedTokenizerBase, n_logits: int) -> None:
         """Take over a tokenizer's vocabulary.
 
         Args:
             tokenizer: the LLM's own tokenizer.
-            n_logits: width of the LLM's output, at least the tokenizer's size. Ids without a token (LLMs pad their
-                tables) get a placeholder symbol; the decoder never emits them.
+            n_logits: width of the LLM's output, beyond the tokenizer's largest id. Ids without a token get a
+                placeholder symbol.
 
         Raises:
-            ValueError: the tokenizer has no end-of-sentence token, no token that can serve as padding, or more
-                tokens than the LLM has outputs.
+            ValueError: the tokenizer has no end-of-sentence token, no token that can serve as padding, or tokens
+                beyond the LLM's outputs.
         """
-        if len(tokenizer) > n_logits:
-            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens and the LLM only {n_logits} outputs")
+        ids = sorted(set(tokenizer.get_vocab().values()))
+        if ids[-1] >= n_logits:
+            raise ValueError(
+                f"the tokenizer has {ids[-1] + 1} tokens and the LLM only {n_logits} outputs: take the tokenizer that "
+                "belongs to the LLM, or resize the LLM's embeddings"
+            )
         if tokenizer.eos_token_id is None:
             raise ValueError("the LLM's tokenizer has no end-of-sentence token (eos_token)")
         self.tokenizer = tokenizer
-        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.symbols = [f"<unused_{i}>" if token is None else token for i, token in enumerate(tokens)]
-        self.symbols += [f"<unused_{i}>" for i in range(len(tokenizer), n_logits)]
+        tokens = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
+        self.ids_without_token = [i for i in range(n_logits) if i not in tokens]
+        self.symbols = [tokens.get(i, f"<unused_{i}>") for i in range(n_logits)]
         self.indices = {symbol: i for i, symbol in enumerate(self.symbols)}
         self.count = [1] * n_logits
         self.eos_index = tokenizer.eos_token_id
-        self.pad_index = self._padding_id(tokenizer)
+        self.pad_index = self._padding_id()
         self.bos_index = self.pad_index if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        self.unk_index = self.pad_index if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+        # GPT-2 and Qwen have one token for all of them; fairseq's penalty on unknown words must not fall on the end.
+        has_unk = tokenizer.unk_token_id not in (None, self.eos_index)
+        self.unk_index = tokenizer.unk_token_id if has_unk else self.pad_index
         self.bos_word, self.pad_word = self.symbols[self.bos_index], self.symbols[self.pad_index]
         self.eos_word, self.unk_word = self.symbols[self.eos_index], self.symbols[self.unk_index]
         self.nspecial = 0
 
-    @staticmethod
-    def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    def _padding_id(self) -> int:
         """An id that never occurs in a target: fairseq masks it in the loss and forbids it in the search.
 
-        Many LLMs (Llama) come without a padding token, or with the end of sentence in its place. The begin of
-        sentence serves as well, since targets are encoded without special tokens.
+        Many LLMs come without a padding token, or with the end of sentence in its place. The begin of sentence serves
+        as well (Llama), since targets are encoded without special tokens; so does an output without a token or another
+        special token (Qwen), or the token of a byte that no text contains (GPT-2). The unknown word is the last choice:
+        some tokenizers need it in targets.
         """
-        for candidate in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id):
-            if candidate is not None and candidate != tokenizer.eos_token_id:
+        tokenizer = self.tokenizer
+        unknown = tokenizer.unk_token_id
+        special = sorted(i for i, token in tokenizer.added_tokens_decoder.items() if token.special and i != unknown)
+        bytes_ff = [i for i in tokenizer.convert_tokens_to_ids(list(BYTE_FF)) if i not in (None, unknown)]
+        candidates = [
+            *(tokenizer.pad_token_id, tokenizer.bos_token_id),
+            *self.ids_without_token,
+            *special,
+            *(i for i in bytes_ff if tokenizer.decode([i]) == "\ufffd"),
+            unknown,
+        ]
+        for candidate in candidates:
+            if candidate not in (None, self.eos_index):
                 return candidate
-        raise ValueError("the LLM's tokenizer has no pad, bos or unk token apart from the end of sentence")
+        raise ValueError(
+            "the LLM's tokenizer has no pad, bos, unk or other special token apart from the end of sentence, and no "
+            "token of a byte that no text contains: add a pad token to it"
+        )
 
     def __len__(self) -> int:
         self._check_bound()
@@ -124,10 +150,10 @@ class LlmDictionary(Dictionary):
         if torch.is_tensor(tensor) and tensor.dim() == 2:
             return "\n".join(self.string(row, include_eos=include_eos) for row in tensor)
         self._check_bound()
-        ignored = {self.pad_index, self.bos_index, *(extra_symbols_to_ignore or ())}
-        if not include_eos:
-            ignored.add(self.eos_index)
-        ids = [i for i in map(int, tensor) if i not in ignored and i < len(self.tokenizer)]
+        ignored = {self.pad_index, self.bos_index, *self.ids_without_token, *(extra_symbols_to_ignore or ())}
+        # The begin of sentence may be the same token (OPT).
+        (ignored.discard if include_eos else ignored.add)(self.eos_index)
+        ids = [i for i in map(int, tensor) if i not in ignored]
         # A newline inside a hypothesis would end its line in every file that holds one sentence a line; other white
         # space (the no-break space of French) is text.
         return re.sub(LINE_BREAKS, " ", self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip()

@@ -18,12 +18,15 @@ from lst_fairseq.patches import CheckpointError
 RECORD_KEY = "lst_record"
 FORMAT = 1
 
-#: Where each module that can be trained lies in the model; ``adapter`` includes the speech markers.
+MODULES = ("frontend", "adapter", "lora", "llm")
+#: Where each of them lies in the model; ``adapter`` includes the speech markers, ``lora`` lies inside the LLM.
 MODULE_PREFIXES: dict[str, tuple[str, ...]] = {
     "frontend": ("encoder.frontend.",),
     "adapter": ("encoder.adapter.", "encoder.markers."),
     "llm": ("decoder.llm.",),
 }
+#: peft keeps a linear map's own weight under this name once it has a low-rank update beside it.
+WRAPPED = ".base_layer."
 KEYS_LISTED = 20
 
 
@@ -31,17 +34,22 @@ def module_of(key: str) -> str:
     """Which module a parameter belongs to."""
     for module, prefixes in MODULE_PREFIXES.items():
         if key.startswith(prefixes):
-            return module
+            return "lora" if module == "llm" and ".lora_" in key else module
     raise KeyError(key)
+
+
+def plain_name(key: str) -> str:
+    """A parameter's name in checkpoints: the same with and without low-rank updates in the model."""
+    return key.replace(WRAPPED, ".")
 
 
 @dataclass
 class CheckpointRecord:
     """What a checkpoint says about itself."""
 
-    held: list[str]  # modules whose parameters are in the checkpoint
+    held: list[str]  # MODULES whose parameters are in the checkpoint
     sources: dict[str, dict[str, str]]  # "frontend" and "llm": {"path", "fingerprint"}
-    prompt: str
+    prompt: dict[str, Any]  # PromptSettings.as_dict()
     tokenizer: str  # fingerprint of the vocabulary
     format: int = field(default=FORMAT)
 
@@ -74,7 +82,8 @@ def aliases(model: nn.Module) -> dict[str, str]:
 def held_state(model: nn.Module, full_state: dict[str, Tensor], record: CheckpointRecord) -> dict[str, Tensor]:
     """The part of a full state dict that goes into a checkpoint, with its record."""
     second_names = aliases(model)
-    state = {k: v for k, v in full_state.items() if k not in second_names and module_of(k) in record.held}
+    held = {k: v for k, v in full_state.items() if k not in second_names and module_of(k) in record.held}
+    state = {plain_name(k): v for k, v in held.items()}
     state[RECORD_KEY] = record.to_tensor()
     return state
 
@@ -94,7 +103,8 @@ def complete_state(
         CheckpointError: keys are missing, unexpected or of another shape; the message lists them.
     """
     second_names = aliases(model)
-    expected = {k: v for k, v in full_state.items() if k not in second_names and module_of(k) in record.held}
+    own_names = {plain_name(k): k for k in full_state if k not in second_names and module_of(k) in record.held}
+    expected = {name: full_state[key] for name, key in own_names.items()}
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
@@ -108,9 +118,9 @@ def complete_state(
         listed = "; ".join(f"{what}: {_listed(keys)}" for what, keys in problems.items() if keys)
         raise CheckpointError(
             f"the checkpoint does not fit this model (it holds {', '.join(record.held)}): {listed}. "
-            "Use the --arch, adapter settings, --speech-encoder and --llm that it was trained with"
+            "Use the --arch, adapter, LoRA and frontend settings, --speech-encoder and --llm that it was trained with"
         )
-    complete = {**full_state, **state}
+    complete = {**full_state, **{own_names[name]: value for name, value in state.items()}}
     return {**complete, **{alias: complete[name] for alias, name in second_names.items()}}
 
 

@@ -1,5 +1,6 @@
 """The LLM as a fairseq decoder: prompt, speech, then the target, with the prefix computed once a sentence."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -9,10 +10,8 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lst_fairseq.data.dictionary import LlmDictionary
-from lst_fairseq.data.prompt import Prompt
-
-#: For LLMs whose positions have no table (ALiBi): no limit in practice, but fairseq needs a finite number.
-UNLIMITED_POSITIONS = 100_000
+from lst_fairseq.data.prompt import NO_TOKEN
+from lst_fairseq.models.llm import check_llm, position_limit
 
 
 def left_pad(content: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,23 +38,27 @@ class LlmDecoder(FairseqIncrementalDecoder):
     target input, the end of sentence, stands for the prefix: the prefix's last position predicts the first token.
 
     Args:
-        llm: any ``AutoModelForCausalLM`` that accepts ``inputs_embeds``.
+        llm: any ``AutoModelForCausalLM`` that accepts ``inputs_embeds`` and keeps keys and values of its past.
         dictionary: the LLM's vocabulary.
-        prompt: token ids before and after the speech.
         freeze: keep the LLM's weights; it then runs in eval mode.
-        max_prefix: positions of the longest prefix that decoding must leave room for.
+        max_speech: LLM positions of the longest speech that decoding must leave room for.
+        max_prompt: positions of the longest prompt, likewise.
+
+    Raises:
+        ValueError: the LLM cannot serve (:func:`check_llm`).
     """
 
-    def __init__(self, llm: PreTrainedModel, dictionary: LlmDictionary, prompt: Prompt, freeze: bool, max_prefix: int):
+    def __init__(self, llm: PreTrainedModel, dictionary: LlmDictionary, freeze: bool, max_speech: int, max_prompt: int):
         super().__init__(dictionary)
         self.llm = llm
         self.freeze = freeze
-        config = llm.config.get_text_config()
-        self.llm_positions: int = getattr(config, "max_position_embeddings", None) or UNLIMITED_POSITIONS
-        self.max_prefix = max_prefix
-        self.n_tokens = len(dictionary.tokenizer)
-        self.register_buffer("before", torch.tensor(prompt.before, dtype=torch.long), persistent=False)
-        self.register_buffer("after", torch.tensor(prompt.after, dtype=torch.long), persistent=False)
+        self.llm_arguments = set(inspect.signature(llm.forward).parameters)
+        check_llm(llm, self.llm_arguments)
+        self.llm_positions = position_limit(llm.config)
+        self.max_speech = max_speech
+        self.max_prompt = max_prompt
+        without_token = torch.tensor(dictionary.ids_without_token, dtype=torch.long)
+        self.register_buffer("without_token", without_token, persistent=False)
 
     def train(self, mode: bool = True) -> "LlmDecoder":
         """A frozen LLM stays in eval mode: its dropout would be noise on the adapter's gradient."""
@@ -71,19 +74,22 @@ class LlmDecoder(FairseqIncrementalDecoder):
 
     def max_positions(self) -> int:
         """Target tokens that fit behind the longest prefix."""
-        return max(1, self.llm_positions - self.max_prefix)
+        return max(1, self.llm_positions - self.max_speech - self.max_prompt)
+
+    def reserve_prompt(self, positions: int) -> None:
+        """Leave room for prompts that long."""
+        self.max_prompt = max(self.max_prompt, positions)
 
     def prefix(self, encoder_out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Embeddings of prompt and speech, left-padded: [B, P, E], and bool mask [B, P], one row a sentence."""
         speech, lengths = encoder_out["speech"], encoder_out["speech_lengths"]
-        rows = speech.size(0)
+        before, after = encoder_out["prompt_before"], encoder_out["prompt_after"]
         embed = self.llm.get_input_embeddings()
-        before, after = (embed(ids).to(speech.dtype).expand(rows, -1, -1) for ids in (self.before, self.after))
+        # Any id will do where there is no token: left_pad drops it.
+        parts = [embed(before.clamp(min=0)), speech, embed(after.clamp(min=0))]
         has_speech = torch.arange(speech.size(1), device=speech.device) < lengths.unsqueeze(1)
-        mask = torch.cat(
-            [has_speech.new_ones(rows, before.size(1)), has_speech, has_speech.new_ones(rows, after.size(1))], dim=1
-        )
-        return left_pad(torch.cat([before, speech, after], dim=1), mask)
+        mask = torch.cat([before.ne(NO_TOKEN), has_speech, after.ne(NO_TOKEN)], dim=1)
+        return left_pad(torch.cat([part.to(parts[0].dtype) for part in parts], dim=1), mask)
 
     def forward(
         self,
@@ -107,8 +113,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
             logits = self._score_all(prev_output_tokens, encoder_out)
         else:
             logits = self._step(prev_output_tokens, encoder_out, incremental_state)
-            # The LLM's table may be longer than its vocabulary; such an id has no text.
-            logits[..., self.n_tokens :] = -torch.inf
+            logits.index_fill_(-1, self.without_token, -torch.inf)
         return logits, {"attn": None}
 
     def _score_all(self, prev_output_tokens: Tensor, encoder_out: dict[str, Tensor]) -> Tensor:
@@ -120,13 +125,30 @@ class LlmDecoder(FairseqIncrementalDecoder):
         target_mask = target.ne(self.dictionary.pad())
         inputs = torch.cat([prefix, self.llm.get_input_embeddings()(target).to(prefix.dtype)], dim=1)
         mask = torch.cat([mask, target_mask], dim=1)
-        return self.llm(
+        return self._logits(inputs, mask, prev_output_tokens.size(1))
+
+    def _logits(self, inputs: Tensor, mask: Tensor, keep: int, cache: DynamicCache | None = None) -> Tensor:
+        """The LLM's logits [B, keep, V] at the last positions of its input.
+
+        Args:
+            inputs: embeddings [B, L, E].
+            mask: bool [B, C + L], of the cache's positions and the input's.
+            keep: number of positions.
+            cache: keys and values of C positions; those of the input are added.
+        """
+        arguments: dict[str, Any] = {}
+        if "position_ids" in self.llm_arguments:  # ALiBi's distances follow from the mask
+            arguments["position_ids"] = positions(mask)[:, -inputs.size(1) :]
+        if "logits_to_keep" in self.llm_arguments:
+            arguments["logits_to_keep"] = keep
+        logits = self.llm(
             inputs_embeds=inputs,
             attention_mask=mask.long(),
-            position_ids=positions(mask),
-            use_cache=False,
-            logits_to_keep=prev_output_tokens.size(1),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **arguments,
         ).logits
+        return logits[:, -keep:]
 
     def _step(self, prev_output_tokens: Tensor, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:
         if "cache" not in state:
@@ -134,14 +156,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         tokens = prev_output_tokens[:, state["seen"] :]
         if tokens.size(1):
             state["mask"] = torch.cat([state["mask"], state["mask"].new_ones(tokens.shape)], dim=1)
-            logits = self.llm(
-                inputs_embeds=self.llm.get_input_embeddings()(tokens).to(encoder_out["speech"].dtype),
-                attention_mask=state["mask"].long(),
-                position_ids=positions(state["mask"])[:, -tokens.size(1) :],
-                past_key_values=state["cache"],
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits
+            logits = self._logits(self.llm.get_input_embeddings()(tokens), state["mask"], 1, state["cache"])
             state["seen"] += tokens.size(1)
         return logits
 
@@ -149,14 +164,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         """Run the prefix once a sentence and fan its keys and values out to the sentence's beams."""
         prefix, mask = self.prefix(encoder_out)
         cache = DynamicCache(config=self.llm.config)
-        logits = self.llm(
-            inputs_embeds=prefix,
-            attention_mask=mask.long(),
-            position_ids=positions(mask),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
+        logits = self._logits(prefix, mask, 1, cache)
         row = encoder_out["row"]
         cache.batch_select_indices(row)
         state.update(cache=cache, mask=mask[row], seen=1)

@@ -6,6 +6,7 @@ import torch
 from fairseq.models import FairseqEncoder
 from torch import Tensor, nn
 
+from lst_fairseq.data.prompt import Prompts, collate_prompts
 from lst_fairseq.models.adapters import SpeechAdapter
 from lst_fairseq.models.frontends import SpeechFrontend
 
@@ -15,7 +16,7 @@ class SpeechMarkers(nn.Module):
 
     def __init__(self, embeddings: Tensor):
         super().__init__()
-        mean = embeddings.detach().float().mean(dim=0).to(embeddings.dtype)
+        mean = embeddings.detach().float().mean(dim=0)  # trained, so in fp32 whatever the LLM is in
         self.start = nn.Parameter(mean.clone())
         self.end = nn.Parameter(mean.clone())
 
@@ -35,12 +36,21 @@ class SpeechEncoder(FairseqEncoder):
     Args:
         frontend: pretrained speech encoder; when frozen it runs in eval mode and without gradient.
         adapter: trained module between frontend and LLM.
-        embeddings: the LLM's embedding table [V, E].
-        freeze_frontend: whether the frontend keeps its weights.
+        embeddings: outputs of the LLM's embedding layer for every id [V, E].
+        freeze_frontend: whether the frontend keeps all of its weights.
+        prompts: where a batch brings none (fairseq-interactive's), its rows get decoding's default.
     """
 
-    def __init__(self, frontend: SpeechFrontend, adapter: SpeechAdapter, embeddings: Tensor, freeze_frontend: bool):
+    def __init__(
+        self,
+        frontend: SpeechFrontend,
+        adapter: SpeechAdapter,
+        embeddings: Tensor,
+        freeze_frontend: bool,
+        prompts: Prompts | None = None,
+    ):
         super().__init__(None)
+        self.prompts = prompts
         self.frontend = frontend
         self.adapter = adapter
         self.markers = SpeechMarkers(embeddings)
@@ -60,7 +70,14 @@ class SpeechEncoder(FairseqEncoder):
         """
         return self.adapter.output_lengths(self.frontend.output_lengths(n_samples)) + 2
 
-    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **kwargs: Any) -> dict[str, Tensor]:
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prompt_before: Tensor | None = None,
+        prompt_after: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
         """Encode a batch of waveforms.
 
         Args:
@@ -68,19 +85,27 @@ class SpeechEncoder(FairseqEncoder):
                 fairseq rounds float32 inputs to half precision before the frontend sees them. Or the frontend's own
                 features [B, N, D], from a cache.
             src_lengths: LongTensor [B], samples of each row, or feature vectors.
+            prompt_before, prompt_after: LongTensors [B, P] of token ids for the decoder, as ``collate_prompts`` makes.
 
         Returns:
-            ``speech`` [B, N, E] with markers, ``speech_lengths`` [B], and ``row`` [B], which decoder row each stands
-            for; fairseq's reordering (beams, finished sentences) moves ``row`` only.
+            ``speech`` [B, N, E] with markers, ``speech_lengths`` [B], the prompts, and ``row`` [B], which sentence each
+            decoder row stands for; fairseq's reordering (beams, finished sentences) moves ``row`` only.
         """
         features, lengths = src_tokens, src_lengths
-        if src_tokens.dim() == 2:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_frontend):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_frontend):
+            if src_tokens.dim() == 2:
                 features, lengths = self.frontend(src_tokens, src_lengths)
-        speech, lengths = self.adapter(features.to(self.markers.start.dtype), lengths)
+        labels = (self.frontend.ctc_labels(features.to(self.frontend.dtype)),) if self.adapter.needs_ctc else ()
+        speech, lengths = self.adapter(features.to(self.markers.start.dtype), lengths, *labels)
         speech, lengths = self.markers(speech, lengths)
         rows = torch.arange(speech.size(0), device=speech.device)
-        return {"speech": speech, "speech_lengths": lengths, "row": rows}
+        prompts = {"prompt_before": prompt_before, "prompt_after": prompt_after}
+        if prompt_before is None or prompt_after is None:
+            if self.prompts is None:
+                raise ValueError("the batch has no prompts and the encoder no default")
+            default = collate_prompts([self.prompts.choices()[0]] * len(rows))
+            prompts = {side: ids.to(speech.device) for side, ids in default.items()}
+        return {"speech": speech, "speech_lengths": lengths, "row": rows, **prompts}
 
     def reorder_encoder_out(self, encoder_out: dict[str, Tensor], new_order: Tensor) -> dict[str, Tensor]:
         """Rows for fairseq's new order of hypotheses; the speech itself stays once a sentence."""

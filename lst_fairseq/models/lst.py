@@ -1,12 +1,11 @@
-"""The model ``lst``: speech frontend, adapter, LLM; its architectures, and what its checkpoints hold."""
+"""The model ``lst``: speech frontend, adapter, LLM, and what its checkpoints hold."""
 
 import logging
 from argparse import Namespace
-from dataclasses import dataclass, field
-from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
+from pathlib import Path
+from typing import Any
 
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.models import (
     ARCH_CONFIG_REGISTRY,
     FairseqEncoderDecoderModel,
@@ -14,14 +13,13 @@ from fairseq.models import (
     register_model_architecture,
 )
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lst_fairseq.data.dictionary import LlmDictionary
-from lst_fairseq.data.prompt import Prompt
+from lst_fairseq.data.prompt import DEFAULT_SOURCE, Prompts
 from lst_fairseq.models.adapters import ADAPTERS, build_adapter
-from lst_fairseq.models.adapters.conv import NORMS
 from lst_fairseq.models.checkpoint import (
-    MODULE_PREFIXES,
+    MODULES,
     RECORD_KEY,
     CheckpointRecord,
     check_sources,
@@ -30,77 +28,24 @@ from lst_fairseq.models.checkpoint import (
     module_of,
     record_of,
 )
+from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
 from lst_fairseq.models.decoder import LlmDecoder
 from lst_fairseq.models.encoder import SpeechEncoder
-from lst_fairseq.models.frontends import build_frontend
+from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend
+from lst_fairseq.models.llm import attention_for, embedding_outputs
+from lst_fairseq.models.lora import add_lora
 from lst_fairseq.models.pretrained import (
     fingerprint,
     load_pretrained,
     model_config,
     model_directory,
+    model_source,
     tokenizer_fingerprint,
 )
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16_000
-TRAINABLE = ("adapter", "llm")
-
-#: What an architecture sets where the user sets nothing. The paper's are lst_7b and lst_13b: the sizes of frontend and
-#: LLM come with their directories, so that the two differ in nothing else.
-PAPER = {"adapter": "conv", "adapter_kernel_sizes": "3,3", "adapter_channels": 1024, "adapter_norm": "none"}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "lst": {**PAPER, "adapter_norm": "embedding"},
-    "lst_tiny": {**PAPER, "adapter_norm": "embedding", "adapter_channels": 256},
-    "lst_7b": {**PAPER, "llm_gradient_checkpointing": True},
-    "lst_13b": {**PAPER, "llm_gradient_checkpointing": True},
-}
-
-
-@dataclass
-class LstModelConfig(FairseqDataclass):
-    """Settings of the model; an empty one is the architecture's. The pretrained parts are the task's settings."""
-
-    adapter: Optional[str] = field(
-        default=None, metadata={"help": f"between frontend and LLM; one of: {', '.join(ADAPTERS)} (default: conv)"}
-    )
-    adapter_kernel_sizes: Optional[str] = field(
-        default=None, metadata={"help": "kernel sizes of the stride-2 convolutions, joined by commas (default: 3,3)"}
-    )
-    adapter_channels: Optional[int] = field(
-        default=None, metadata={"help": "width of the adapter's convolutions (default: 1024; lst_tiny: 256)"}
-    )
-    adapter_norm: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": f"one of: {', '.join(NORMS)}; embedding = layer norm before the linear layer and output at the "
-            "scale of the LLM's embeddings (default of lst and lst_tiny), none = the paper's adapter (lst_7b, lst_13b)"
-        },
-    )
-    train_modules: str = field(
-        default="adapter",
-        metadata={"help": "what is trained: `adapter` (stage 1; with the speech markers) or `adapter,llm` (stage 2)"},
-    )
-    llm_gradient_checkpointing: Optional[bool] = field(
-        default=None,
-        metadata={"help": "recompute the LLM's activations in the backward pass (default of lst_7b and lst_13b)"},
-    )
-
-
-def apply_architecture(cfg: Any, name: str) -> None:
-    """Fill in an architecture's settings where ``cfg`` (Namespace or DictConfig) has none."""
-    for key, value in ARCHITECTURES[name].items():
-        if getattr(cfg, key, None) is None:
-            setattr(cfg, key, value)
-
-
-def train_modules(value: str) -> list[str]:
-    """``adapter,llm`` -> ["adapter", "llm"]; an unknown or missing name is an error that lists the valid ones."""
-    modules = [name.strip() for name in value.split(",") if name.strip()]
-    unknown = sorted(set(modules) - set(TRAINABLE))
-    if unknown or not modules:
-        raise ValueError(f"--train-modules {value!r}: valid are {', '.join(TRAINABLE)}, joined by commas")
-    return sorted(set(modules), key=TRAINABLE.index)
 
 
 @register_model("lst", dataclass=LstModelConfig)
@@ -110,11 +55,20 @@ class LstModel(FairseqEncoderDecoderModel):
     Checkpoints hold only the modules that are no longer what their directories hold; see ``models/checkpoint.py``.
     """
 
-    def __init__(self, encoder: SpeechEncoder, decoder: LlmDecoder, trained: list[str], record: CheckpointRecord):
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        decoder: LlmDecoder,
+        trained: list[str],
+        record: CheckpointRecord,
+        frontend_top_layers: int = 0,
+    ):
         super().__init__(encoder, decoder)
         self.record = record
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(module_of(name) in trained)
+        if "frontend" in trained:
+            _choose_trained(encoder.frontend, frontend_top_layers)
 
     @classmethod
     def build_model(cls, cfg: LstModelConfig, task: Any) -> "LstModel":
@@ -122,40 +76,42 @@ class LstModel(FairseqEncoderDecoderModel):
         apply_architecture(cfg, "lst")
         trained = train_modules(cfg.train_modules)
         dictionary: LlmDictionary = task.target_dictionary
-        llm_path = model_directory(task.cfg.llm, "--llm")
-        llm = load_pretrained(AutoModelForCausalLM, llm_path, model_config(llm_path, "--llm"))
-        if cfg.llm_gradient_checkpointing:
-            llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        embeddings = llm.get_input_embeddings().weight
-        frontend = build_frontend(task.cfg.speech_encoder)
-        adapter = build_adapter(cfg, frontend.output_dim, embeddings)
-        encoder = SpeechEncoder(frontend, adapter, embeddings, freeze_frontend=True)
-        prompt = Prompt.from_text(task.prompt, dictionary.tokenizer)
+        llm = _load_llm(cfg, task.cfg.llm, trained)
+        embeddings = embedding_outputs(llm)
+        frontend = build_frontend(task.cfg.speech_encoder, frontend_options(cfg), task.frontend_settings)
+        adapter = build_adapter(cfg, frontend, embeddings)
+        encoder = SpeechEncoder(frontend, adapter, embeddings, "frontend" not in trained, task.prompts)
         longest_speech = torch.tensor([int(task.cfg.max_source_seconds * SAMPLE_RATE)])
-        max_prefix = len(prompt) + int(encoder.output_lengths(longest_speech))
-        decoder = LlmDecoder(llm, dictionary, prompt, freeze="llm" not in trained, max_prefix=max_prefix)
-        if max_prefix >= decoder.llm_positions:
+        max_speech, max_prompt = int(encoder.output_lengths(longest_speech)), _usual_prompt(task.prompts)
+        decoder = LlmDecoder(llm, dictionary, not {"llm", "lora"} & set(trained), max_speech, max_prompt)
+        if max_speech + max_prompt >= decoder.llm_positions:
             raise ValueError(
-                f"--max-source-seconds {task.cfg.max_source_seconds:g} and the prompt take {max_prefix} positions, and "
-                f"the LLM has {decoder.llm_positions}: lower the former, or take another LLM"
+                f"--max-source-seconds {task.cfg.max_source_seconds:g} and the prompt take {max_speech + max_prompt} "
+                f"positions, and the LLM has {decoder.llm_positions}: lower the former, or take another LLM"
             )
         record = CheckpointRecord(
             held=trained,
             sources={
-                "frontend": _source(task.cfg.speech_encoder, "--speech-encoder"),
+                "frontend": _source(task.cfg.speech_encoder, "--speech-encoder", task.frontend_settings is not None),
                 "llm": _source(task.cfg.llm, "--llm"),
             },
-            prompt=task.prompt,
+            prompt=task.prompts.settings.as_dict(),
             tokenizer=tokenizer_fingerprint(dictionary.tokenizer),
         )
-        return cls(encoder, decoder, trained, record)
+        return cls(encoder, decoder, trained, record, cfg.frontend_top_layers)
 
     def forward(
-        self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **kwargs: Any
+        self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **prompts: Tensor
     ) -> tuple[Tensor, dict[str, None]]:
-        """Waveforms [B, T], lengths [B] and target inputs [B, U] to logits [B, U, V]."""
-        encoder_out = self.encoder(src_tokens, src_lengths)
+        """Waveforms [B, T], lengths [B], prompts and target inputs [B, U] to logits [B, U, V]."""
+        encoder_out = self.encoder(src_tokens, src_lengths, **prompts)
         return self.decoder(prev_output_tokens, encoder_out=encoder_out)
+
+    def signature(self) -> dict[str, Any]:
+        """What a result depends on besides data and search: both pretrained parts, adapter, modules held, prompt."""
+        sources = {name: f"{Path(s['path']).name}#{s['fingerprint']}" for name, s in self.record.sources.items()}
+        adapter = next(name for name, cls in ADAPTERS.items() if cls is type(self.encoder.adapter))
+        return {**sources, "adapter": adapter, "trained": self.record.held, "prompt": self.record.prompt}
 
     def max_positions(self) -> None:
         """No limit that fairseq should filter by: the dataset applies the task's limits, in seconds, and counts."""
@@ -185,18 +141,72 @@ class LstModel(FairseqEncoderDecoderModel):
         """
         loaded = record_of(state_dict)
         check_sources(self.record, loaded)
-        if loaded.prompt != self.record.prompt:
-            logger.warning(f"the prompt is {self.record.prompt!r}; the checkpoint was trained with {loaded.prompt!r}")
+        for name, mine in self.record.prompt.items():
+            if mine != loaded.prompt.get(name):
+                logger.warning(
+                    f"the prompt's {name} is {mine!r}; the checkpoint was trained with {loaded.prompt.get(name)!r}"
+                )
         state = {k: v for k, v in state_dict.items() if k != RECORD_KEY}
         complete = complete_state(self, super().state_dict(), state, loaded)
         # What the checkpoint holds is no longer what a directory holds, so this model's checkpoints hold it too.
         held = set(self.record.held) | set(loaded.held)
-        self.record.held = [module for module in MODULE_PREFIXES if module in held]
+        self.record.held = [module for module in MODULES if module in held]
         return nn.Module.load_state_dict(self, complete, strict=True)
 
 
-def _source(path: str, flag: str) -> dict[str, str]:
-    return {"path": str(path), "fingerprint": fingerprint(model_directory(path, flag))}
+def frontend_options(cfg: LstModelConfig) -> FrontendOptions:
+    """How the model uses its frontend; the adapter decides whether the CTC head is kept."""
+    adapter = ADAPTERS.get(cfg.adapter)
+    return FrontendOptions(
+        layer=cfg.frontend_layer,
+        window=cfg.frontend_window,
+        batching=cfg.frontend_batching,
+        ctc=adapter is not None and adapter.needs_ctc,
+    )
+
+
+def _usual_prompt(prompts: Prompts) -> int:
+    """Positions of a translation's prompt; datasets reserve more where their manifests ask for it."""
+    return prompts.longest(tgt_lang=prompts.settings.tgt_lang or DEFAULT_SOURCE)
+
+
+def _choose_trained(frontend: SpeechFrontend, top_layers: int) -> None:
+    """Train all of a frontend, or its top layers only; never a CTC head, which serves as it is."""
+    layers = frontend.layers()
+    if not 0 <= top_layers <= len(layers):
+        raise ValueError(
+            f"--frontend-top-layers {top_layers}: the speech encoder has {len(layers)} layers; 0 trains all of it"
+        )
+    if top_layers:
+        frontend.requires_grad_(False)
+        for layer in layers[-top_layers:]:
+            layer.requires_grad_(True)
+    if frontend.ctc_head is not None:
+        frontend.ctc_head.requires_grad_(False)
+
+
+def _load_llm(cfg: LstModelConfig, path: str, trained: list[str]) -> PreTrainedModel:
+    check_llm_dtype(cfg.llm_dtype, trained)
+    directory = model_directory(path, "--llm")
+    config = model_config(directory, "--llm")
+    attention = attention_for(config, cfg.attn_implementation)
+    llm = load_pretrained(AutoModelForCausalLM, directory, config, dtype=cfg.llm_dtype, attn_implementation=attention)
+    if cfg.llm_gradient_checkpointing:
+        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if "lora" in trained:
+        add_lora(llm, cfg.lora_r, cfg.lora_alpha, cfg.lora_dropout, cfg.lora_targets)
+    return llm
+
+
+def _source(path: str, flag: str, may_be_gone: bool = False) -> dict[str, str]:
+    """Path and fingerprint; a frontend that a checkpoint holds itself need not be there any more."""
+    try:
+        source = model_source(path, flag)
+    except ValueError:
+        if not may_be_gone:
+            raise
+        return {"path": str(path), "fingerprint": ""}
+    return {"path": str(path), "fingerprint": fingerprint(source)}
 
 
 def _register_architecture(name: str) -> None:

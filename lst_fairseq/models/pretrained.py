@@ -3,32 +3,51 @@
 import hashlib
 import json
 import pickle
+import re
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import is_flash_attn_2_available, logging
+
+if TYPE_CHECKING:
+    from lst_fairseq.models.frontends import FrontendOptions
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
 #: fingerprinted in a second.
 SAMPLE_BYTES = 1024
 
+#: ``--attn-implementation``.
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+
+#: ORG/NAME of the Hugging Face hub.
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
 
 def model_directory(path: str | None, flag: str) -> Path:
-    """The directory a flag names, as ``save_pretrained`` writes it.
+    """The directory a flag names, as ``save_pretrained`` writes it, or that of a hub id in the local cache.
+
+    Args:
+        path: a directory, or ORG/NAME of a model that ``hf download`` has put into the Hugging Face cache.
+        flag: for messages.
 
     Raises:
-        ValueError: nothing was given, it is no directory, or it holds no config.json or no weights; the message names
-            the flag, the path and the remedy.
+        ValueError: nothing was given, it is no directory and not in the cache, or it holds no config.json or no
+            weights; the message names the flag, the path and the remedy.
     """
     if not path:
         raise ValueError(f"{flag} is not set: give the directory of a pretrained model (as save_pretrained writes it)")
     directory = Path(path).expanduser()
+    if not directory.exists() and HUB_ID.fullmatch(path):
+        directory = _cached_model(path, flag)
     if not directory.is_dir():
         raise ValueError(f"{flag} {path}: no such directory; download the model first and give its local path")
     if not (directory / "config.json").is_file():
@@ -37,6 +56,23 @@ def model_directory(path: str | None, flag: str) -> Path:
     if not weight_files(directory):
         raise ValueError(f"{flag} {path}: no weights there (*.safetensors or pytorch_model*.bin)")
     return directory
+
+
+def model_source(path: str | None, flag: str) -> Path:
+    """What holds a model's weights: a single file as fairseq writes it, or else :func:`model_directory`."""
+    if path and Path(path).expanduser().is_file():
+        return Path(path).expanduser()
+    return model_directory(path, flag)
+
+
+def _cached_model(hub_id: str, flag: str) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except (OSError, HFValidationError) as error:  # the hub's LocalEntryNotFoundError is an OSError
+        raise ValueError(
+            f"{flag} {hub_id}: no such directory, and no model of that name in the local Hugging Face cache; models "
+            f"are never downloaded while training starts: run `hf download {hub_id}` first, or give a directory"
+        ) from error
 
 
 def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> PretrainedConfig:
@@ -53,24 +89,40 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"{flag} {directory}: transformers cannot read its config.json: {error}") from error
     raise ValueError(
-        f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(sorted(known))}"
+        f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(known)}"
     )
 
 
 def load_pretrained(
-    cls: Any, directory: Path, config: PretrainedConfig, unused: tuple[str, ...] = ()
+    cls: Any,
+    directory: Path,
+    config: PretrainedConfig,
+    unused: tuple[str, ...] = (),
+    *,
+    dtype: torch.dtype | str = torch.float32,
+    attn_implementation: str | None = None,
+    key_mapping: dict[str, str] | None = None,
 ) -> PreTrainedModel:
-    """Load a directory's weights in fp32, all of them or not at all.
+    """Load a directory's weights, all that the class has or none at all.
 
     Args:
         cls: the transformers class, or auto class.
         directory: as :func:`model_directory` found it.
         config: its configuration.
         unused: names (endings) of parameters that the plugin never uses and that may be missing.
+        dtype: data type of the parameters; ``auto`` for the one they are stored in.
+        attn_implementation: one of ``ATTENTIONS``; None leaves the choice to transformers.
+        key_mapping: regular expressions in the file's keys and what replaces them, where the class is a part of the
+            model that was saved.
 
     Raises:
-        ValueError: a weight file is truncated or unreadable, or parameters are missing or of another shape, listed.
+        ValueError: a weight file is truncated or unreadable, or parameters are missing or of another shape, listed;
+            or the attention implementation is unknown or cannot be had.
     """
+    settings: dict[str, Any] = {"key_mapping": key_mapping} if key_mapping else {}
+    if attn_implementation is not None:
+        check_attention(attn_implementation, directory)
+        settings["attn_implementation"] = attn_implementation
     for file in weight_files(directory):
         if file.suffix == ".safetensors":
             _safetensors_header(file)
@@ -79,16 +131,36 @@ def load_pretrained(
             model, info = cls.from_pretrained(
                 directory,
                 config=config,
-                dtype=torch.float32,
+                dtype=dtype,
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # check_loaded lists them; transformers' own error does not
+                **settings,
             )
     except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{directory}: the weights cannot be loaded ({reason}); copy the model again") from error
+    except (ImportError, ValueError) as error:
+        if attn_implementation is None:
+            raise
+        raise ValueError(_attention_message(attn_implementation, directory, str(error))) from error
     check_loaded(info, directory, unused)
     return model
+
+
+def check_attention(attn_implementation: str, directory: Path) -> None:
+    """Raise a ValueError that lists the choices if the attention implementation is unknown or not installed."""
+    if attn_implementation not in ATTENTIONS:
+        raise ValueError(_attention_message(attn_implementation, directory, "unknown"))
+    if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
+        reason = "needs a CUDA device and the package flash-attn (`pip install flash-attn --no-build-isolation`)"
+        raise ValueError(_attention_message(attn_implementation, directory, reason))
+
+
+def _attention_message(attn_implementation: str, directory: Path, reason: str) -> str:
+    reason = " ".join(reason.split())[:300]
+    choices = ", ".join(ATTENTIONS)
+    return f"--attn-implementation {attn_implementation} for {directory}: {reason}; choices: {choices}"
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -96,32 +168,45 @@ def weight_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
 
 
-def fingerprint(directory: Path) -> str:
+def fingerprint(path: Path) -> str:
     """A short hash of a model's weights: names, types, shapes and samples of every tensor's bytes.
 
     It does not depend on where the directory lies or on how many files the tensors are split over (for safetensors).
+
+    Args:
+        path: a save_pretrained directory, or a single file such as a fairseq checkpoint, of which samples and the size
+            are hashed, and not the name.
     """
     digest = hashlib.sha256()
-    pieces = [piece for file in weight_files(directory) for piece in _tensor_samples(file)]
+    if path.is_file():
+        pieces = [("", _file_samples(path))]
+    else:
+        pieces = [piece for file in weight_files(path) for piece in _tensor_samples(file)]
     for name, content in sorted(pieces):
         digest.update(name.encode())
         digest.update(content)
     return digest.hexdigest()[:16]
 
 
-def encoder_fingerprint(path: str) -> str:
-    """What a frontend's features depend on: its weights and both of its configurations."""
-    directory = model_directory(path, "--speech-encoder")
-    digest = hashlib.sha256(fingerprint(directory).encode())
+def encoder_fingerprint(path: str, options: "FrontendOptions") -> str:
+    """What a frontend's features depend on: its weights, both of its configurations, and how it is used.
+
+    Args:
+        path: a save_pretrained directory, a hub id, or a fairseq checkpoint.
+        options: the frontend's options.
+    """
+    source = model_source(path, "--speech-encoder")
+    digest = hashlib.sha256(fingerprint(source).encode())
     for name in ("config.json", "preprocessor_config.json"):
-        if (directory / name).is_file():
-            digest.update((directory / name).read_bytes())
+        if (source / name).is_file():
+            digest.update((source / name).read_bytes())
+    digest.update(json.dumps(asdict(options), sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 
 def _tensor_samples(file: Path) -> list[tuple[str, bytes]]:
     if file.suffix != ".safetensors":
-        return [(file.name, str(file.stat().st_size).encode() + _samples(file, 0, file.stat().st_size))]
+        return [(file.name, _file_samples(file))]
     header, start = _safetensors_header(file)
     samples = []
     for name, entry in header.items():
@@ -129,6 +214,11 @@ def _tensor_samples(file: Path) -> list[tuple[str, bytes]]:
         described = f"{entry['dtype']} {entry['shape']}".encode()
         samples.append((name, described + _samples(file, start + begin, end - begin)))
     return samples
+
+
+def _file_samples(file: Path) -> bytes:
+    size = file.stat().st_size
+    return str(size).encode() + _samples(file, 0, size)
 
 
 def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:

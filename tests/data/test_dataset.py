@@ -67,7 +67,6 @@ def rule(**limits: Any) -> LengthRule:
     return LengthRule(
         **{
             "speech_positions": lambda n: n // 320,
-            "prompt_positions": 10,
             "llm_positions": 200,
             "max_source_seconds": 2.0,
             "min_source_seconds": 0.1,
@@ -89,7 +88,7 @@ def rule(**limits: Any) -> LengthRule:
     ],
 )
 def test_each_limit_holds_to_the_sample(n_samples, target_length, reason):
-    (positions,) = rule().positions([n_samples], [target_length])
+    (positions,) = rule().positions([n_samples], [10], [target_length])
     assert positions == 10 + n_samples // 320 + target_length - 1
     row = Row(2, "a", None, n_samples, "", "x", "", "", "", "")
     assert rule().reason_to_skip(row, target_length, positions) == reason

@@ -1,42 +1,95 @@
-"""Prompt templates: filled, refused with the remedy, and split around the speech."""
+"""Prompts: templates and instructions filled, refused with the remedy, tokenised around the speech, drawn in training."""
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
-from lst_fairseq.data.prompt import LST_PROMPT, Prompt, fill_prompt, language_name
+from lst_fairseq.data.prompt import INSTRUCTIONS, Prompt, Prompts, PromptSettings, collate_prompts, language_name
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 
 
-def test_the_papers_prompt_names_the_language():
-    filled = fill_prompt(LST_PROMPT, "de")
-    assert filled == "USER: {speech} Start by converting the English audio into German written form. ASSISTANT:"
-    assert fill_prompt("{speech} in {tgt_lang}, {tgt_lang}:", "fr") == "{speech} in French, French:"
-    assert fill_prompt("Only {speech}", None) == "Only {speech}"
+@pytest.fixture
+def tokenizer(backbones):
+    return AutoTokenizer.from_pretrained(backbones["llama"])
 
 
-@pytest.mark.parametrize(("code", "name"), [("de", "German"), ("fr", "French"), ("es", "Spanish")])
+def filled(settings, task="", src_lang="", tgt_lang="", tokenizer=None):
+    return settings.texts(task, src_lang, tgt_lang, tokenizer)
+
+
+def test_the_papers_prompt_names_the_languages():
+    settings = PromptSettings(tgt_lang="de")
+    assert filled(settings) == (
+        "USER: {speech} Start by converting the English audio into German written form. ASSISTANT:",
+    )
+    assert filled(settings, "st", "it", "fr") == (
+        "USER: {speech} Start by converting the Italian audio into French written form. ASSISTANT:",
+    )
+    assert filled(PromptSettings("{speech} in {tgt_lang}, {tgt_lang}:", tgt_lang="fr")) == (
+        "{speech} in French, French:",
+    )
+    assert filled(PromptSettings("Only {speech}\n")) == ("Only {speech}",)
+
+
+def test_a_task_has_its_own_instructions():
+    texts = filled(PromptSettings(), "asr")
+    assert len(texts) == len(set(texts)) == 10 == len(INSTRUCTIONS["asr"])
+    assert all(text.startswith("USER: {speech} ") and "English" in text for text in texts)
+    settings = PromptSettings("{speech} {instruction}", {"st": ["To {tgt_lang}:", "Into {tgt_lang}:"], "mt": "Say it:"})
+    assert filled(settings, "", "", "es") == ("{speech} To Spanish:", "{speech} Into Spanish:")
+    assert filled(settings, "mt") == ("{speech} Say it:",)
+    assert filled(settings, "asr")[0].startswith("{speech} Write down")  # those that are not given stay
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [("de", "German"), ("fr", "French"), ("es_MX", "Spanish"), ("zh-CN", "Chinese")]
+)
 def test_language_names(code, name):
     assert language_name(code) == name
 
 
 @pytest.mark.parametrize(
-    ("template", "language", "message"),
+    ("settings", "message"),
     [
-        ("Translate:", "de", r"--prompt 'Translate:' must contain \{speech\} exactly once"),
-        ("{speech} {speech}", "de", r"must contain \{speech\} exactly once"),
-        ("{speech} {source_lang}", "de", r"unknown placeholder \['source_lang'\]; valid: \['speech', 'tgt_lang'\]"),
-        ("{speech} {}", "de", r"unknown placeholder \[''\]; valid"),
-        ("{speech} {tgt_lang}", None, "give --target-lang CODE, or `target_lang: CODE` in the data config"),
-        ("{speech} {tgt_lang}", "xx", "unknown language code 'xx'; known: .*de, .*en, "),
-        ("{speech} {tgt_lang}", "German", "unknown language code 'German'; known"),
+        ({"template": "Translate:"}, r"--prompt 'Translate:' must contain \{speech\} exactly once"),
+        ({"template": "{speech} {speech}"}, r"must contain \{speech\} exactly once"),
+        ({"template": "{speech} {lang}"}, r"unknown placeholder \['lang'\]; valid: \['speech', 'instruction', "),
+        ({"template": "{speech} {}"}, r"unknown placeholder \[''\]; valid"),
+        ({"instructions": {"st": "Say {speech}"}}, r"instruction of task 'st' .* unknown placeholder \['speech'\]"),
+        ({"instructions": {"st": []}}, "instructions of task 'st': give a text or a list of texts"),
+        ({"instructions": {"st": [3]}}, "instructions of task 'st': give a text or a list of texts"),
     ],
 )
-def test_templates_that_cannot_serve(template, language, message):
+def test_settings_that_cannot_serve(settings, message):
     with pytest.raises(ValueError, match=message):
-        fill_prompt(template, language)
+        PromptSettings(**settings)
 
 
-def test_ids_around_the_speech(backbones):
-    tokenizer = AutoTokenizer.from_pretrained(backbones["llama"])
+@pytest.mark.parametrize(
+    ("template", "row", "message"),
+    [
+        ("{speech} {tgt_lang}", ("", "", ""), "give --target-lang CODE, or `target_lang: CODE` in the data config, or a"),
+        ("{speech} {tgt_lang}", ("", "", "xx"), "unknown language code 'xx'; known: .*de, .*en, "),
+        ("{speech} {tgt_lang}", ("", "", "German"), "unknown language code 'German'; known"),
+        ("{speech} {instruction}", ("sing", "", "de"), "no instruction for task 'sing'; tasks with one: asr, st; add it"),
+    ],
+)
+def test_rows_that_cannot_be_served(template, row, message):
+    with pytest.raises(ValueError, match=message):
+        filled(PromptSettings(template), *row)
+
+
+def test_settings_survive_a_checkpoint():
+    settings = PromptSettings("{speech} {instruction}", {"mt": "Say it:"}, "it", "de")
+    saved = settings.as_dict()
+    assert PromptSettings(**saved) == settings and PromptSettings(**saved).as_dict() == saved
+
+
+def test_ids_around_the_speech(tokenizer):
     prompt = Prompt.from_text("Der Zug {speech} ist da:", tokenizer)
     plain = [tokenizer.encode(part, add_special_tokens=False) for part in ("Der Zug", "ist da:")]
     assert prompt.before == (tokenizer.bos_token_id, *plain[0])
@@ -44,8 +97,34 @@ def test_ids_around_the_speech(backbones):
     assert len(prompt) == 1 + len(plain[0]) + len(plain[1])
 
 
-def test_speech_alone_and_no_begin_token(backbones):
-    tokenizer = AutoTokenizer.from_pretrained(backbones["llama"])
+def test_speech_alone_and_no_begin_token(tokenizer):
     assert Prompt.from_text("{speech}", tokenizer) == Prompt((tokenizer.bos_token_id,), ())
     tokenizer.bos_token = None
     assert Prompt.from_text("{speech}", tokenizer) == Prompt((), ())
+
+
+def test_the_tokenizers_own_chat_template(tokenizer):
+    """Whole turns as the tokenizer writes them, white space and all, and its begin of sentence once."""
+    prompts = Prompts(PromptSettings("chat", {"st": "Deutsch, bitte."}, tgt_lang="de"), tokenizer)
+    with pytest.raises(ValueError, match="--prompt chat: the LLM's tokenizer has no chat template"):
+        prompts.choices()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    (prompt,) = prompts.choices()
+    before, after = "<s><|user|>\n", " Deutsch, bitte.</s>\n<|assistant|>\n"
+    assert prompt.before == tuple(tokenizer.encode(before, add_special_tokens=False))
+    assert prompt.after == tuple(tokenizer.encode(after, add_special_tokens=False))
+    assert prompt.before.count(tokenizer.bos_token_id) == 1 and tokenizer.eos_token_id in prompt.after
+
+
+def test_the_longest_prompt_of_a_task(tokenizer):
+    settings = PromptSettings("{speech} {instruction}", {"st": ["Ja.", "Der Hund schläft heute."]})
+    prompts = Prompts(settings, tokenizer)
+    assert prompts.longest() == max(map(len, prompts.choices())) > min(map(len, prompts.choices()))
+
+
+def test_a_batch_of_prompts():
+    batch = collate_prompts([Prompt((1, 5), (7,)), Prompt((1,), ())])
+    assert batch["prompt_before"].tolist() == [[1, 5], [1, -1]]
+    assert batch["prompt_after"].tolist() == [[7], [-1]]
+    empty = collate_prompts([Prompt((), ())])
+    assert empty["prompt_before"].shape == (1, 0) and empty["prompt_after"].dtype == torch.long

@@ -219,7 +219,7 @@ def test_a_frozen_llm_has_no_dropout(corpus: Path, backbones: dict[str, str], tm
 
 @pytest.mark.parametrize("value", ["encoder", "adapter,decoder", ",", ""])
 def test_wrong_train_modules(value: str) -> None:
-    with pytest.raises(ValueError, match=r"--train-modules.*valid are adapter, llm"):
+    with pytest.raises(ValueError, match=r"--train-modules.*valid are frontend, adapter, lora, llm"):
         train_modules(value)
 
 

@@ -1,23 +1,16 @@
-"""wav2vec 2.0 (raw waveform) and w2v-BERT 2.0 (stacked log-mel) frontends, 50 feature vectors a second."""
+"""wav2vec 2.0 and its kin: raw waveforms through convolutions and a Transformer, 50 feature vectors a second."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, Wav2Vec2BertModel, Wav2Vec2Model
+from torch import Tensor, nn
 
-from lst_fairseq.models.features import kaldi_log_mel
-from lst_fairseq.models.frontends.base import SpeechFrontend, register_frontend
-from lst_fairseq.models.pretrained import load_pretrained
+from lst_fairseq.models.frontends.base import padding_mask, register_frontend
+from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
 
 #: Added to the variance by Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm.
 VARIANCE_FLOOR = 1e-7
-
-
-def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """Bool [B, size]: True where a row has content."""
-    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def normalise_waveforms(waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -37,84 +30,94 @@ def normalise_waveforms(waveforms: Tensor, lengths: Tensor) -> Tensor:
     return centred / torch.sqrt(variance + VARIANCE_FLOOR)
 
 
-@register_frontend("wav2vec2")
-class Wav2Vec2Frontend(SpeechFrontend):
-    """wav2vec 2.0 (Baevski et al., 2020), pretrained or with a CTC head, which is dropped.
+def own_group_norm(norm: nn.GroupNorm, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Group normalisation with one channel a group, over each row's own positions: [B, C, T], mask [B, T]."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        mask = mask.unsqueeze(1)
+        counts = mask.sum(dim=2, keepdim=True)
+        full = hidden.float()
+        mean = full.masked_fill(~mask, 0).sum(dim=2, keepdim=True) / counts
+        centred = (full - mean).masked_fill(~mask, 0)
+        variance = centred.square().sum(dim=2, keepdim=True) / counts
+        scale = norm.weight.float().unsqueeze(1) * torch.rsqrt(variance + norm.eps)
+        return (centred * scale + norm.bias.float().unsqueeze(1)).to(hidden.dtype)
 
-    Scaling follows the directory's preprocessor_config.json (``do_normalize``). Models whose first convolution is
-    group-normalised (base) were trained without a mask: their features depend on a batch's padding.
+
+def conv_lengths(lengths: Tensor, kernels: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Positions after unpadded convolutions, LongTensor [B] -> LongTensor [B]."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        lengths = (lengths - kernel).div(stride, rounding_mode="floor") + 1
+    return lengths
+
+
+@register_frontend("wav2vec2-conformer")
+@register_frontend("unispeech-sat")
+@register_frontend("unispeech")
+@register_frontend("data2vec-audio")
+@register_frontend("wavlm")
+@register_frontend("hubert")
+@register_frontend("wav2vec2")
+class Wav2Vec2Frontend(PretrainedFrontend):
+    """wav2vec 2.0 (Baevski et al., 2020), HuBERT, WavLM, data2vec and others built alike, pretrained or with a head.
+
+    Scaling follows the directory's preprocessor_config.json (``do_normalize``). transformers lets a row's padding into
+    three places, which are seen to here: the first convolution's group normalisation (base models), data2vec's stacked
+    positional convolutions, and the convolutions of the conformer. So a row of any padded batch gets what it gets
+    alone, also from models whose preprocessor says ``return_attention_mask: false``.
     """
 
-    unused = ("masked_spec_embed",)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.normalise: bool = self.preprocessor.get("do_normalize", True)
+        # These masks stay until the next batch: gradient checkpointing runs the hooked modules again in backward.
+        self._first_mask: Tensor | None = None
+        self._mask: Tensor | None = None
+        if getattr(self.config, "feat_extract_norm", None) == "group":
+            self.model.feature_extractor.conv_layers[0].layer_norm.register_forward_hook(self._own_norm)
+        for module in self.model.encoder.modules():
+            if isinstance(module, nn.Conv1d) and module.kernel_size[0] > 1:
+                module.register_forward_pre_hook(self._zero_padding)
 
-    def __init__(self, model: PreTrainedModel, preprocessor: dict[str, Any]):
-        super().__init__(model, preprocessor)
-        self.normalise = preprocessor.get("do_normalize", True)
+    def _own_norm(self, norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return own_group_norm(norm, inputs[0], self._first_mask)
 
-    @classmethod
-    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> PreTrainedModel:
-        return load_pretrained(Wav2Vec2Model, directory, config, cls.unused)
+    def _zero_padding(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].masked_fill(~self._mask.unsqueeze(1), 0),)
+
+    def drop_what_follows_the_layers(self) -> None:
+        # Elsewhere encoder.layer_norm stands before the layers.
+        if getattr(self.config, "do_stable_layer_norm", False) or self.config.model_type == "wav2vec2-conformer":
+            self.model.encoder.layer_norm = nn.Identity()
 
     def output_lengths(self, n_samples: Tensor) -> Tensor:
-        return self.model._get_feat_extract_output_lengths(n_samples).clamp(min=1)
+        return conv_lengths(n_samples, self.config.conv_kernel, self.config.conv_stride).clamp(min=1)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         waveforms = waveforms.float()
         shortest = self._receptive_field()
         if waveforms.size(1) < shortest:
-            waveforms = torch.nn.functional.pad(waveforms, (0, shortest - waveforms.size(1)))
+            waveforms = nn.functional.pad(waveforms, (0, shortest - waveforms.size(1)))
         if self.normalise:
             waveforms = normalise_waveforms(waveforms, lengths)
         # A row shorter than the receptive field still gives one vector, over its padding.
-        mask = padding_mask(lengths.clamp(min=shortest), waveforms.size(1))
-        output = self.model(waveforms.to(self.dtype), attention_mask=mask.long())
-        return output.last_hidden_state, self.output_lengths(lengths)
+        seen = lengths.clamp(min=shortest)
+        kernels, strides = self.config.conv_kernel, self.config.conv_stride
+        size = torch.tensor(waveforms.size(1))
+        first_lengths = conv_lengths(seen, kernels[:1], strides[:1])
+        self._first_mask = padding_mask(first_lengths, int(conv_lengths(size, kernels[:1], strides[:1])))
+        feature_lengths = self.output_lengths(seen)
+        self._mask = padding_mask(feature_lengths, int(self.output_lengths(size)))
+        output = self.model(
+            waveforms.to(self.dtype),
+            attention_mask=padding_mask(seen, waveforms.size(1)).long(),
+            mask_time_indices=self.time_mask(feature_lengths, self._mask.size(1)),
+        )
+        return output.last_hidden_state, feature_lengths
 
     def _receptive_field(self) -> int:
         """Samples that one feature vector sees: the shortest input that the convolutions accept."""
         field, step = 1, 1
-        for kernel, stride in zip(self.model.config.conv_kernel, self.model.config.conv_stride, strict=True):
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
             field += (kernel - 1) * step
             step *= stride
         return field
-
-
-@register_frontend("wav2vec2-bert")
-class Wav2Vec2BertFrontend(SpeechFrontend):
-    """w2v-BERT 2.0 (Communication et al., 2023): 80 log-mels, two frames stacked, conformer."""
-
-    unused = ("masked_spec_embed",)
-    window, hop = 400, 160
-
-    def __init__(self, model: PreTrainedModel, preprocessor: dict[str, Any]):
-        super().__init__(model, preprocessor)
-        self.stride: int = preprocessor.get("stride", 2)
-        self.num_mel_bins: int = preprocessor.get("num_mel_bins", 80)
-        if self.stride * self.num_mel_bins != model.config.feature_projection_input_dim:
-            raise ValueError(
-                f"preprocessor_config.json makes {self.stride} x {self.num_mel_bins} features and config.json "
-                f"expects {model.config.feature_projection_input_dim}"
-            )
-        if model.config.add_adapter:
-            raise ValueError("a w2v-BERT with its own adapter (add_adapter) is not supported; use one without")
-
-    @classmethod
-    def load_encoder(cls, directory: Path, config: PretrainedConfig) -> PreTrainedModel:
-        return load_pretrained(Wav2Vec2BertModel, directory, config, cls.unused)
-
-    def output_lengths(self, n_samples: Tensor) -> Tensor:
-        frames = (n_samples - self.window).div(self.hop, rounding_mode="floor") + 1
-        return frames.div(self.stride, rounding_mode="floor").clamp(min=1)
-
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        # Two frames are the least that make one feature vector; shorter rows see their zero padding.
-        shortest = self.window + (self.stride - 1) * self.hop
-        waveforms = waveforms.float()
-        if waveforms.size(1) < shortest:
-            waveforms = torch.nn.functional.pad(waveforms, (0, shortest - waveforms.size(1)))
-        features, feature_lengths = kaldi_log_mel(
-            waveforms, lengths.clamp(min=shortest), num_mel_bins=self.num_mel_bins, stride=self.stride
-        )
-        mask = padding_mask(feature_lengths, features.size(1))
-        output = self.model(features.to(self.dtype), attention_mask=mask.long())
-        return output.last_hidden_state, feature_lengths

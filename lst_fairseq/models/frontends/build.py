@@ -1,0 +1,40 @@
+"""Builds the frontend that ``--speech-encoder`` names."""
+
+from pathlib import Path
+from typing import Any
+
+from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
+from lst_fairseq.models.frontends.fairseq_checkpoint import load_fairseq_frontend
+from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
+from lst_fairseq.models.pretrained import model_config, model_directory
+
+DEFAULTS = FrontendOptions()
+
+
+def build_frontend(
+    path: str | None, options: FrontendOptions = DEFAULTS, settings: dict[str, Any] | None = None
+) -> SpeechFrontend:
+    """The frontend for ``--speech-encoder PATH``.
+
+    Args:
+        path: a save_pretrained directory, a hub id in the local Hugging Face cache, or a fairseq ``.pt`` file.
+        options: how it is used.
+        settings: what the frontend's ``settings`` returned once: where nothing lies at ``path`` any more, the frontend
+            is built from them with random weights, for a checkpoint to fill.
+
+    Raises:
+        ValueError: there is nothing of the kind at ``path``, its model type is unknown (the known ones are listed), its
+            weights are incomplete, or the options do not fit it.
+    """
+    if path and Path(path).expanduser().is_file():
+        return load_fairseq_frontend(path, options)
+    if path and path.endswith(".pt") and settings is None and not Path(path).expanduser().exists():
+        raise ValueError(f"--speech-encoder {path}: no such file; give a fairseq checkpoint or a model's directory")
+    try:
+        directory = model_directory(path, "--speech-encoder")
+    except ValueError:
+        if settings is None or (path and Path(path).expanduser().exists()):
+            raise
+        return FRONTENDS[settings["kind"]].empty(settings, options)
+    config = model_config(directory, "--speech-encoder", known=transformers_kinds())
+    return FRONTENDS[config.model_type].load(directory, config, options)
