@@ -12,7 +12,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
-#: Before the description of the model, as JSON, in what fairseq-generate logs.
+#: Before the description of the model, as JSON, in fairseq-generate's log.
 SIGNATURE = "lst signature: "
 _HYPOTHESIS = re.compile(r"D-(\d+)\t([^\t]*)\t(.*)", re.DOTALL)
 
@@ -86,14 +86,14 @@ def read_generated(path: str | Path) -> dict[int, str]:
 
 
 def read_signature(path: str | Path) -> dict[str, Any] | None:
-    """What the model says about itself in fairseq-generate's output: speech encoder, LLM, adapter, prompt.
+    """What the model says about itself in fairseq-generate's log: speech encoder, LLM, adapter, prompt.
 
     None where it says nothing, as other models do.
     """
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             _, found, text = line.partition(SIGNATURE)
-            if found and not line.startswith(("D-", "H-", "T-", "S-", "P-")):
+            if found:
                 return json.loads(text)
     return None
 

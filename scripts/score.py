@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="the TSV manifest that was translated")
     parser.add_argument("--hypotheses", type=Path, required=True, help="fairseq-generate's generate-SUBSET.txt")
+    parser.add_argument("--log", type=Path, help="what fairseq-generate logged, in which the model describes itself")
     parser.add_argument("--name", help="name of the system (default: the hypothesis file's)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the scores to this file")
     parser.add_argument(
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         with atomic_text(args.json) as file:
-            model = read_signature(args.hypotheses)
+            model = read_signature(args.log) if args.log else None
             described = {"model": model} if model else {}
             content = {"name": name, **asdict(result), **dict(args.extra), **described}
             json.dump(content, file, indent=2, ensure_ascii=False)

@@ -8,7 +8,7 @@ import pytest
 import sacrebleu
 
 from lst_fairseq.data.manifest import write_manifest
-from lst_fairseq.scoring import ScoreError, in_order, read_generated, score
+from lst_fairseq.scoring import ScoreError, in_order, read_generated, read_signature, score
 
 REFERENCES = [
     "Eins zwei drei vier fünf.",
@@ -179,3 +179,12 @@ def test_command_errors_are_one_line(command, files, tmp_path, capsys):
 def test_tokeniser_is_in_the_signature(command, files, capsys):
     command.main(["--manifest", str(files[0]), "--hypotheses", str(files[1]), "--tokenize", "char"])
     assert "tok:char" in capsys.readouterr().out
+
+
+def test_the_models_own_description(tmp_path):
+    """From the log, whatever else it says; None where the model is another."""
+    log = tmp_path / "generate.log"
+    log.write_text('noise\n2026-01-01 | INFO | x | lst signature: {"adapter": "conv", "llm": "l#1"}\nmore\n')
+    assert read_signature(log) == {"adapter": "conv", "llm": "l#1"}
+    log.write_text("noise only\n")
+    assert read_signature(log) is None

@@ -258,7 +258,8 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
         translate "$split" "$system" "$dir" "$data" "$user_dir" "${arguments[@]}"
         mkdir -p "$WORK/scores"
         python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$split.tsv" --name "$title" --triples "$triples" \
-            --hypotheses "$WORK/hypotheses/$system/$split/generate-$split.txt" --json "$WORK/scores/$system.$split.json" \
+            --hypotheses "$WORK/hypotheses/$system/$split/generate-$split.txt" \
+            --log "$WORK/hypotheses/$system/$split/generate.log" --json "$WORK/scores/$system.$split.json" \
             --extra "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
     done
 }
