@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import NO_TOKEN
+from lst_fairseq.models.beam_cache import FannedOutCache, SharedPrefixCache, shares_prefixes
 from lst_fairseq.models.llm import check_llm, position_limit
 
 
@@ -54,6 +55,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         self.freeze = freeze
         self.llm_arguments = set(inspect.signature(llm.forward).parameters)
         check_llm(llm, self.llm_arguments)
+        self.shares_prefixes = shares_prefixes(llm, self.llm_arguments)
         self.llm_positions = position_limit(llm.config)
         self.max_speech = max_speech
         self.max_prompt = max_prompt
@@ -125,56 +127,54 @@ class LlmDecoder(FairseqIncrementalDecoder):
         target_mask = target.ne(self.dictionary.pad())
         inputs = torch.cat([prefix, self.llm.get_input_embeddings()(target).to(prefix.dtype)], dim=1)
         mask = torch.cat([mask, target_mask], dim=1)
-        return self._logits(inputs, mask, prev_output_tokens.size(1))
+        return self._logits(
+            inputs,
+            prev_output_tokens.size(1),
+            attention_mask=mask.long(),
+            position_ids=positions(mask),
+            past_key_values=None,
+            use_cache=False,
+        )
 
-    def _logits(self, inputs: Tensor, mask: Tensor, keep: int, cache: DynamicCache | None = None) -> Tensor:
-        """The LLM's logits [B, keep, V] at the last positions of its input.
-
-        Args:
-            inputs: embeddings [B, L, E].
-            mask: bool [B, C + L], of the cache's positions and the input's.
-            keep: number of positions.
-            cache: keys and values of C positions; those of the input are added.
-        """
-        arguments: dict[str, Any] = {}
-        if "position_ids" in self.llm_arguments:  # ALiBi's distances follow from the mask
-            arguments["position_ids"] = positions(mask)[:, -inputs.size(1) :]
+    def _logits(self, inputs: Tensor, keep: int, **arguments: Any) -> Tensor:
+        """The LLM's logits [B, keep, V] at the last positions of its input [B, L, E]."""
         if "logits_to_keep" in self.llm_arguments:
             arguments["logits_to_keep"] = keep
-        logits = self.llm(
-            inputs_embeds=inputs,
-            attention_mask=mask.long(),
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **arguments,
-        ).logits
-        return logits[:, -keep:]
+        if "position_ids" not in self.llm_arguments:  # ALiBi's distances follow from the mask
+            arguments.pop("position_ids")
+        return self.llm(inputs_embeds=inputs, **arguments).logits[:, -keep:]
 
     def _step(self, prev_output_tokens: Tensor, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:
         if "cache" not in state:
             logits = self._prefill(encoder_out, state)
         tokens = prev_output_tokens[:, state["seen"] :]
         if tokens.size(1):
-            state["mask"] = torch.cat([state["mask"], state["mask"].new_ones(tokens.shape)], dim=1)
-            logits = self._logits(self.llm.get_input_embeddings()(tokens), state["mask"], 1, state["cache"])
+            cache: FannedOutCache | SharedPrefixCache = state["cache"]
+            inputs = self.llm.get_input_embeddings()(tokens)
+            with cache.attention():
+                logits = self._logits(inputs, 1, use_cache=True, **cache.arguments(tokens.size(1)))
             state["seen"] += tokens.size(1)
         return logits
 
     def _prefill(self, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:
-        """Run the prefix once a sentence and fan its keys and values out to the sentence's beams."""
+        """Run the prefix once a sentence, for all of the sentence's beams."""
         prefix, mask = self.prefix(encoder_out)
-        cache = DynamicCache(config=self.llm.config)
-        logits = self._logits(prefix, mask, 1, cache)
         row = encoder_out["row"]
-        cache.batch_select_indices(row)
-        state.update(cache=cache, mask=mask[row], seen=1)
+        beam = max(1, row.size(0) // mask.size(0))
+        side_by_side = torch.arange(mask.size(0), device=row.device).repeat_interleave(beam)
+        share = self.shares_prefixes and torch.equal(row, side_by_side)
+        # Layers that keep all positions: which of them a window hides depends on the tokens to come.
+        cache = DynamicCache() if share else DynamicCache(config=self.llm.config)
+        arguments = {"attention_mask": mask.long(), "position_ids": positions(mask), "past_key_values": cache}
+        logits = self._logits(prefix, 1, use_cache=True, **arguments)
+        state["cache"] = SharedPrefixCache(self.llm, cache, mask, beam) if share else FannedOutCache(cache, mask, row)
+        state["seen"] = 1
         return logits[row]
 
     def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> dict[str, Any]:
         """Follow the search: rows move between beams, and those of finished sentences leave."""
         if "cache" in incremental_state:
-            incremental_state["cache"].batch_select_indices(new_order)
-            incremental_state["mask"] = incremental_state["mask"].index_select(0, new_order)
+            incremental_state["cache"].reorder(new_order)
         return incremental_state
 
 

@@ -4,12 +4,14 @@ import random
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lst_fairseq.models.beam_cache import FannedOutCache, SharedPrefixCache
 from lst_fairseq.models.decoder import left_pad, positions
 from tests.conftest import save_llama
 from tests.helpers import batch_of, build
@@ -128,6 +130,52 @@ def test_cached_steps_equal_a_cache_free_pass(
         walk.check_step()
         walk.choose(drop=step in (2, 3, 5))
     assert len(set(walk.sentences)) == 1
+
+
+@torch.no_grad()
+def test_a_copy_of_the_prefix_for_each_beam_gives_the_same(tiny: tuple[Any, Any]) -> None:
+    """What LLMs with an attention of their own fall back to."""
+    task, model = tiny
+    assert model.decoder.shares_prefixes
+    with mock.patch.object(model.decoder, "shares_prefixes", False):
+        walk = RandomSearch(task, model, batch_of(task, "test", [4, 0, 3, 1]), beam=2, seed=8)
+        for step in range(6):
+            walk.check_step()
+            assert isinstance(walk.state["cache"], FannedOutCache)
+            walk.choose(drop=step in (2, 3))
+
+
+@torch.no_grad()
+def test_the_prefix_is_kept_once_a_sentence(tiny: tuple[Any, Any]) -> None:
+    """Its keys and values are never copied for a beam, and leave with their sentence."""
+    task, model = tiny
+    walk = RandomSearch(task, model, batch_of(task, "test", [4, 0, 3]), beam=5, seed=9)
+    walk.check_step()
+    cache = walk.state["cache"]
+    assert isinstance(cache, SharedPrefixCache) and {len(keys) for keys in cache.keys} == {3}
+    storage = cache.keys[0].data_ptr()
+    walk.choose(drop=False)
+    walk.check_step()
+    assert cache.keys[0].data_ptr() == storage and len(cache.tokens.layers[0].keys) == 15
+    walk.choose(drop=True)
+    walk.check_step()
+    assert {len(keys) for keys in cache.keys} == {2} and len(cache.tokens.layers[0].keys) == 10
+
+
+@torch.no_grad()
+def test_rows_in_another_order_than_the_sentences(tiny: tuple[Any, Any]) -> None:
+    """Not what fairseq's generator does; each beam then gets its own copy."""
+    task, model = tiny
+    sample = batch_of(task, "test", [0, 3])
+    encoder_out = model.encoder(**sample["net_input"])
+    order = torch.tensor([1, 0, 1])
+    tokens = torch.tensor([[2, 21], [2, 40], [2, 30]])
+    reordered = model.encoder.reorder_encoder_out(encoder_out, order)
+    state: dict[str, Any] = {}
+    got, _ = model.decoder(tokens, encoder_out=reordered, incremental_state=state)
+    expected = [next_token([model], waveforms_of(sample)[row])([[token]])[0] for row, token in zip(order, [21, 40, 30])]
+    torch.testing.assert_close(F.log_softmax(got[:, -1], dim=-1), torch.stack(expected), atol=1e-4, rtol=0)
+    assert isinstance(state["cache"], FannedOutCache)
 
 
 @torch.no_grad()
