@@ -5,11 +5,13 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = """examples:
   lst-translate --checkpoint checkpoint_last.pt talk.wav
   lst-translate --checkpoint checkpoint_last.pt --beam 8 --json *.flac > translations.jsonl
   lst-translate --checkpoint checkpoint_last.pt talk.wav:16000:48000      # 3 s of a 16 kHz file, from 1 s on
+  lst-translate --checkpoint checkpoint_last.pt --instruction-task asr talk.wav    # transcribe
   fairseq-train DATA --user-dir $(lst-translate --user-dir) --task lst_st ...
 """
 
@@ -33,6 +35,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="what fairseq-train wrote with --task lst_st, or scripts/export.py")
     parser.add_argument("--speech-encoder", help="where the frontend lies now, if not where it was trained")
     parser.add_argument("--llm", help="where the LLM lies now, if not where it was trained")
+    parser.add_argument(
+        "--instruction-task",
+        default="st",
+        metavar="TASK",
+        help="whose instruction the model gets: st (translate), asr (transcribe), cot (transcribe, then translate; the "
+        "translation is printed, --json has both), or another that it was trained on (default: st)",
+    )
+    parser.add_argument("--source-lang", metavar="CODE", help="language that is spoken, if the prompt names it")
+    parser.add_argument("--target-lang", metavar="CODE", help="language to translate into, if the prompt names it")
     parser.add_argument("--beam", type=positive, default=4, help="beam size (default: 4)")
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: 1.0)")
     parser.add_argument("--max-len-b", type=positive, default=500, help="most tokens of a translation (default: 500)")
@@ -58,13 +69,28 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         options = DecodingOptions(beam=args.beam, lenpen=args.lenpen, max_len_b=args.max_len_b)
-        translator = Translator(args.checkpoint, args.speech_encoder, args.llm, args.device, args.fp16, options)
+        translator = Translator(
+            args.checkpoint,
+            args.speech_encoder,
+            args.llm,
+            args.device,
+            args.fp16,
+            options,
+            args.instruction_task,
+            args.source_lang,
+            args.target_lang,
+        )
         for translation in translator.translate(args.files, args.batch_size):
-            print(json.dumps(asdict(translation), ensure_ascii=False) if args.json else translation.text, flush=True)
+            print(_json(translation) if args.json else translation.text, flush=True)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"lst-translate: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _json(translation: Any) -> str:
+    known = {name: value for name, value in asdict(translation).items() if value is not None}
+    return json.dumps(known, ensure_ascii=False)
 
 
 if __name__ == "__main__":

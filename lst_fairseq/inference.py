@@ -10,6 +10,7 @@ import torch
 from fairseq import checkpoint_utils, utils
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, audio_info, read_segment, segment_samples
+from lst_fairseq.data.prompt import COT_TASK, DEFAULT_TASK, Prompt, collate_prompts
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class Translation:
 
     Attributes:
         audio: the input as it was named.
-        text: detokenised, on one line.
+        text: detokenised, on one line; of chain of thought (task ``cot``) the translation alone.
         score: sum of the tokens' natural log-probabilities over their number (with end) to the power ``lenpen``.
         seconds: duration of the speech.
         tokens: ids of the LLM, with the end of sentence.
+        transcript: of chain of thought, what stood before the translation; None for other tasks.
     """
 
     audio: str
@@ -41,6 +43,7 @@ class Translation:
     score: float
     seconds: float
     tokens: list[int]
+    transcript: str | None = None
 
 
 class Translator:
@@ -53,6 +56,11 @@ class Translator:
         device: ``cuda``, ``cpu`` or any other of PyTorch's; a GPU if there is one by default.
         half: run in fp16 (GPUs).
         options: how to search.
+        instruction_task: the task whose instruction the model gets, as the manifest's column ``task`` names it.
+        source_lang, target_lang: language codes for the prompt, if not the checkpoint's.
+
+    Raises:
+        ValueError: not a checkpoint of ``lst_st``; no such task or language, or the prompt names none.
     """
 
     def __init__(
@@ -63,6 +71,9 @@ class Translator:
         device: str | None = None,
         half: bool = False,
         options: DecodingOptions | None = None,
+        instruction_task: str = DEFAULT_TASK,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
     ):
         overrides = {"speech_encoder": speech_encoder, "llm": llm}
         if not Path(checkpoint).exists():
@@ -80,6 +91,27 @@ class Translator:
             self.model.half()
         self.model.to(self.device)
         self.generator = self.task.build_generator([self.model], Namespace(**vars(options or DecodingOptions())))
+        self.instruction_task = instruction_task
+        self.prompt = self._prompt(source_lang or "", target_lang or "")
+
+    def _prompt(self, source_lang: str, target_lang: str) -> Prompt:
+        """The prompt of every file; what is asked for must have a place in it."""
+        settings, name = self.task.prompts.settings, self.instruction_task
+        if name not in settings.instructions:
+            known = ", ".join(sorted(settings.instructions))
+            raise ValueError(f"--instruction-task {name}: this model has no such task; its tasks: {known}")
+        asked = {
+            "--source-lang": (source_lang, "src_lang"),
+            "--target-lang": (target_lang, "tgt_lang"),
+            "--instruction-task": (name if name != DEFAULT_TASK else "", "instruction"),
+        }
+        for flag, (value, placeholder) in asked.items():
+            if value and not settings.mentions(placeholder, name):
+                raise ValueError(
+                    f"{flag} {value}: this model's prompt has no {{{placeholder}}}, so that the flag would change "
+                    f"nothing; leave it out (prompt: {settings.template!r})"
+                )
+        return self.task.prompts.choices(name, source_lang, target_lang)[0]
 
     @property
     def max_seconds(self) -> float:
@@ -113,6 +145,7 @@ class Translator:
             net_input: dict[str, Any] = {
                 "src_tokens": torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True),
                 "src_lengths": lengths,
+                **collate_prompts([self.prompt] * len(waveforms)),
             }
             sample = {"net_input": net_input}
             if self.device.type == "cuda":
@@ -120,10 +153,14 @@ class Translator:
             hypotheses = self.task.inference_step(self.generator, [self.model], sample)
             for name, length, beams in zip(names[start:], lengths.tolist(), hypotheses, strict=False):
                 tokens = beams[0]["tokens"].tolist()
+                text, transcript = self.task.target_dictionary.string(tokens), None
+                if self.instruction_task == COT_TASK:
+                    transcript, text = self.task.prompts.settings.split_cot(text)
                 yield Translation(
                     audio=name,
-                    text=self.task.target_dictionary.string(tokens),
+                    text=text,
                     score=float(beams[0]["score"]),
                     seconds=length / SAMPLE_RATE,
                     tokens=tokens,
+                    transcript=transcript,
                 )

@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -60,20 +61,13 @@ def allow_checkpoint_types() -> None:
 
 
 def name_unreadable_checkpoints() -> None:
-    """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:318 names neither).
-
-    A directory is one that scripts/export.py wrote, wherever a checkpoint is decoded.
-    """
+    """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:318 names neither)."""
     load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)
-    def load_checkpoint_to_cpu(path: str, arg_overrides: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if os.path.isdir(path):
-            from lst_fairseq.export import read_export  # needs the model, which needs this module
-
-            return read_export(path, arg_overrides)
+    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
-            return load(path, arg_overrides, *args, **kwargs)
+            return load(path, *args, **kwargs)
         except pickle.UnpicklingError as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
@@ -88,6 +82,21 @@ def name_unreadable_checkpoints() -> None:
                 f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
                 f"({reason}); use an earlier one from the same folder"
             ) from None
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def read_directories(read: Callable[[str, Any], dict[str, Any]]) -> None:
+    """Let fairseq decode exported directories where it takes checkpoints.
+
+    Args:
+        read: a directory's path and fairseq's overrides of settings to the state of a checkpoint.
+    """
+    load = checkpoint_utils.load_checkpoint_to_cpu
+
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(path: str, arg_overrides: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return read(path, arg_overrides) if os.path.isdir(path) else load(path, arg_overrides, *args, **kwargs)
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 

@@ -1,20 +1,48 @@
-"""Scores of hypotheses against raw references: BLEU and chrF2 by sacreBLEU, each with its signature.
+"""Scores of hypotheses against raw references, and the signature that says what each is a score of.
+
+BLEU, chrF2 and TER by sacreBLEU, word error rates by jiwer, COMET by its own package in an environment of its own.
 
 References come from the manifest, never from the target dictionary that fairseq's own scorers read them back from.
 """
 
+import hashlib
 import json
 import re
+import subprocess
+import tempfile
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+from lst_fairseq.data.audio import SAMPLE_RATE, AudioError
+from lst_fairseq.data.manifest import Row, audio_headers
 
 #: Before the description of the model, as JSON, in fairseq-generate's log.
 SIGNATURE = "lst signature: "
+#: Bounds in seconds of the bins that a score is broken down by; a bin holds its lower bound and not its upper one.
+DURATION_BINS = (0, 5, 10, 20, 50)
 _HYPOTHESIS = re.compile(r"D-(\d+)\t([^\t]*)\t(.*)", re.DOTALL)
+_SPEED = re.compile(r"Translated [\d,]+ sentences .*\(([\d.]+) sentences/s")
+_SEPARATORS = re.compile(r"[|:\s]+")
+_APOSTROPHES = str.maketrans("", "", "'’ʼ")
+
+# Runs in COMET's own environment: argument 1 is the checkpoint, 2 the sentences, 3 where the score goes.
+_COMET = """
+import json, sys
+import torch
+from comet import load_from_checkpoint
+
+checkpoint, sentences, out = sys.argv[1:]
+with open(sentences, encoding="utf-8") as file:
+    data = json.load(file)
+result = load_from_checkpoint(checkpoint).predict(data, batch_size=8, gpus=int(torch.cuda.is_available()))
+with open(out, "w", encoding="utf-8") as file:
+    json.dump(float(result.system_score), file)
+"""
 
 
 class ScoreError(ValueError):
@@ -27,14 +55,19 @@ class Score:
 
     bleu: float  # 0 to 100
     chrf: float  # chrF2, 0 to 100
+    ter: float  # edits in 100 reference words
     segments: int
     signature: str  # sacreBLEU's, of BLEU
     chrf_signature: str
+    ter_signature: str
 
     def line(self, name: str) -> str:
-        """``NAME: BLEU = 67.12, chrF2 = 80.1 (300 segments, signature ...)``."""
-        scores = f"BLEU = {self.bleu:.2f}, chrF2 = {self.chrf:.1f}"
+        """``NAME: BLEU = 67.12, chrF2 = 80.1, TER = 21.5 (300 segments, signature ...)``."""
+        scores = f"BLEU = {self.bleu:.2f}, chrF2 = {self.chrf:.1f}, TER = {self.ter:.1f}"
         return f"{name}: {scores} ({self.segments} segments, signature {self.signature})"
+
+
+# --- what fairseq-generate wrote --------------------------------------------------------------------------------------
 
 
 def read_generated(path: str | Path) -> dict[int, str]:
@@ -90,12 +123,17 @@ def read_signature(path: str | Path) -> dict[str, Any] | None:
 
     None where it says nothing, as other models do.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            _, found, text = line.partition(SIGNATURE)
-            if found:
-                return json.loads(text)
+    for line in _log_lines(path):
+        _, found, text = line.partition(SIGNATURE)
+        if found:
+            return json.loads(text)
     return None
+
+
+def read_speed(path: str | Path) -> float | None:
+    """Segments a second in fairseq-generate's log (model and search alone, loading left out); None if it says none."""
+    found = [match[1] for line in _log_lines(path) if (match := _SPEED.search(line))]
+    return float(found[-1]) if found else None
 
 
 def in_order(hypotheses: Mapping[int, str], segments: int) -> list[str]:
@@ -112,17 +150,181 @@ def in_order(hypotheses: Mapping[int, str], segments: int) -> list[str]:
     return [hypotheses[index] for index in range(segments)]
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Score:
-    """Corpus BLEU and chrF2 of hypotheses against one reference each, mixed case.
+def after_marker(texts: Sequence[str], marker: str) -> tuple[list[str], int]:
+    """What follows the last ``marker`` in each text, and how many texts lack it: of these nothing is left.
 
-    ``tokenize`` is sacreBLEU's for BLEU: 13a, or zh, ja-mecab, ko-mecab for these target languages.
+    White space around marker and text does not count.
+    """
+    parts = [text.rpartition(marker.strip()) for text in texts]
+    return [end.strip() if found else "" for _, found, end in parts], sum(not found for _, found, _ in parts)
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def score(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Score:
+    """Corpus BLEU and chrF2 (mixed case) and TER (lower case) of hypotheses against one reference each.
+
+    ``tokenize`` is sacreBLEU's for BLEU: 13a, or zh, ja-mecab, ko-mecab for these target languages. TER counts words
+    between spaces, and characters where a language writes none (zh, ja-mecab, char).
     """
     if len(hypotheses) != len(references) or not references:
         raise ScoreError(f"{len(hypotheses)} hypotheses for {len(references)} references; one for each is needed")
-    bleu, chrf = BLEU(tokenize=tokenize), CHRF()
-    bleu_score = bleu.corpus_score(hypotheses, [references]).score
-    chrf_score = chrf.corpus_score(hypotheses, [references]).score
-    return Score(bleu_score, chrf_score, len(references), str(bleu.get_signature()), str(chrf.get_signature()))
+    spaceless = tokenize in ("zh", "ja-mecab", "char")
+    metrics = BLEU(tokenize=tokenize), CHRF(), TER(normalized=spaceless, asian_support=spaceless)
+    bleu, chrf, ter = (metric.corpus_score(hypotheses, [references]).score for metric in metrics)
+    return Score(bleu, chrf, ter, len(references), *(str(metric.get_signature()) for metric in metrics))
+
+
+def plain_words(text: str) -> str:
+    """Lower case without punctuation: apostrophes vanish (``don't`` -> ``dont``), other marks become a space."""
+    text = unicodedata.normalize("NFC", text).lower().translate(_APOSTROPHES)
+    return " ".join("".join(" " if unicodedata.category(c).startswith("P") else c for c in text).split())
+
+
+def word_error_rates(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Errors in 100 reference words, by jiwer: ``wer`` of :func:`plain_words`, ``wer_raw`` of the text as it is."""
+    return {
+        "wer": _word_error_rate([plain_words(text) for text in hypotheses], [plain_words(text) for text in references]),
+        "wer_raw": _word_error_rate(hypotheses, references),
+    }
+
+
+def by_duration(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    seconds: Sequence[float | None],
+    tokenize: str = "13a",
+    word_errors: bool = False,
+) -> dict[str, dict[str, float]]:
+    """BLEU of the segments of each duration: ``{"0-5": {"segments": 120, "bleu": 31.2}, ...}``, without empty bins.
+
+    ``seconds`` holds each segment's length, None for one without audio. ``word_errors`` adds ``wer``.
+    """
+    bleu = BLEU(tokenize=tokenize)
+    bins: dict[str, dict[str, float]] = {}
+    for low, high in zip(DURATION_BINS, (*DURATION_BINS[1:], float("inf")), strict=True):
+        at = [i for i, length in enumerate(seconds) if length is not None and low <= length < high]
+        if not at:
+            continue
+        said, meant = [hypotheses[i] for i in at], [references[i] for i in at]
+        name = f"{low}-{high}" if high in DURATION_BINS else f"{low}+"
+        bins[name] = {"segments": len(at), "bleu": bleu.corpus_score(said, [meant]).score}
+        if word_errors and any(plain_words(text) for text in meant):
+            bins[name]["wer"] = word_error_rates(said, meant)["wer"]
+    return bins
+
+
+def segment_seconds(
+    manifest: str | Path, rows: Sequence[Row], rate: int | None = None
+) -> tuple[list[float | None], int]:
+    """Length of each of a manifest's segments in seconds, ``n_frames`` over the rate of its audio file.
+
+    Args:
+        rate: of all files, in Hz; None: what each file's header says, and 16 kHz where it cannot be read.
+
+    Returns the lengths (None for a row without audio), and for how many of them 16 kHz had to be assumed.
+    """
+    # read_manifest has checked the file; its rows do not keep this column.
+    lines = [line.removesuffix("\r") for line in Path(manifest).read_bytes().decode("utf-8-sig").split("\n")]
+    at = lines[0].split("\t").index("n_frames")
+    frames = [line.split("\t")[at] for line in lines[1:] if line.strip(" ")]
+    headers = {} if rate else audio_headers(row.segment.path for row in rows if not row.is_text)
+    seconds: list[float | None] = []
+    assumed = 0
+    for row, count in zip(rows, frames, strict=True):
+        if row.is_text:
+            seconds.append(None)
+            continue
+        header = headers.get(row.segment.path)
+        unknown = not rate and isinstance(header, AudioError)
+        assumed += unknown
+        seconds.append(int(count) / (rate or (SAMPLE_RATE if unknown else header.rate)))
+    return seconds, assumed
+
+
+def comet_score(
+    checkpoint: str | Path, python: str, sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]
+) -> float:
+    """COMET of a corpus, by the package ``comet`` in the environment of the interpreter ``python``.
+
+    ``checkpoint`` is a COMET model: a ``.ckpt`` file, or the directory that holds one. Raises ScoreError where either
+    is missing or COMET fails; it says why on standard error itself.
+    """
+    path = Path(checkpoint)
+    found = [path] if path.is_file() else sorted(path.rglob("*.ckpt"))
+    if not found:
+        raise ScoreError(f"--comet {checkpoint}: no .ckpt file there; give the directory of a downloaded COMET model")
+    try:
+        there = subprocess.run([python, "-c", "import comet"], capture_output=True).returncode == 0
+    except OSError as error:
+        raise ScoreError(f"--comet-python {python}: cannot be run ({error.strerror}); give a Python's path") from None
+    if not there:
+        raise ScoreError(
+            f"--comet: no COMET in the environment of {python}; `pip install unbabel-comet` in an environment of its "
+            "own (it asks for other versions of transformers) and name that one's Python with --comet-python"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        sentences, out = Path(folder, "sentences.json"), Path(folder, "score.json")
+        triples = zip(sources, hypotheses, references, strict=True)
+        data = [{"src": source, "mt": hypothesis, "ref": reference} for source, hypothesis, reference in triples]
+        sentences.write_text(json.dumps(data), encoding="utf-8")
+        done = subprocess.run([python, "-c", _COMET, str(found[0]), str(sentences), str(out)])
+        if done.returncode:
+            raise ScoreError(f"--comet {checkpoint}: COMET failed (exit status {done.returncode}), as it says above")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+# --- signature --------------------------------------------------------------------------------------------------------
+
+
+def full_signature(
+    sacrebleu: str, segments: int, settings: Mapping[str, Any], model: Mapping[str, Any] | None = None
+) -> str:
+    """All that a score depends on, in sacreBLEU's style and with its signature at the end.
+
+    ``corpus:mustc-en-de|split:tst-COMMON|n:2641|frontend:NAME#HASH|adapter:conv|llm:NAME#HASH|stage:adapter,llm|beam:4|
+    lenpen:1.0|prompt:HASH|nrefs:1|...``; what is not known is left out.
+
+    Args:
+        settings: of these ``corpus``, ``split``, ``system``, ``beam``, ``lenpen`` and ``after`` are taken.
+        model: as :func:`read_signature` gives it; where it is None, ``system`` stands for the model.
+    """
+    fields: dict[str, Any] = {name: settings.get(name) for name in ("corpus", "split")}
+    fields["n"] = segments
+    if model:
+        fields |= {name: model.get(name) for name in ("frontend", "adapter", "llm")}
+        fields["stage"] = ",".join(model.get("trained", ()))
+    else:
+        fields["system"] = settings.get("system")
+    fields |= {name: settings.get(name) for name in ("beam", "lenpen", "after")}
+    if model and model.get("prompt"):
+        fields["prompt"] = hashlib.sha256(json.dumps(model["prompt"], sort_keys=True).encode()).hexdigest()[:8]
+    known = {name: _SEPARATORS.sub("_", str(value)) for name, value in fields.items() if value not in (None, "")}
+    return "|".join([*(f"{name}:{value}" for name, value in known.items()), sacrebleu])
+
+
+def _log_lines(path: str | Path) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readlines()
+    except FileNotFoundError:
+        raise ScoreError(f"--log {path}: no such file; give what fairseq-generate wrote to standard error") from None
+
+
+def _word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    try:
+        import jiwer
+    except ImportError:
+        raise ScoreError("word error rates need jiwer: pip install 'jiwer>=3'") from None
+    # jiwer takes no empty reference; every word said there is one too many.
+    pairs = [(reference, said) for reference, said in zip(references, hypotheses, strict=True) if reference.strip()]
+    if not pairs:
+        raise ScoreError("no word error rate: no reference holds a word; check the manifest's tgt_text")
+    silent = (said for reference, said in zip(references, hypotheses, strict=True) if not reference.strip())
+    counts = jiwer.process_words([reference for reference, _ in pairs], [said for _, said in pairs])
+    errors = counts.substitutions + counts.deletions + counts.insertions + sum(len(said.split()) for said in silent)
+    return 100 * errors / (counts.hits + counts.substitutions + counts.deletions)
 
 
 def _some(indices: Sequence[int], limit: int = 10) -> str:

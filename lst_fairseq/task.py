@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
@@ -9,7 +10,6 @@ from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, an
 import numpy as np
 import torch
 from fairseq.data import ConcatDataset, FairseqDataset, ResamplingDataset
-from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDatasetCreator
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import BaseFairseqModel
@@ -25,10 +25,10 @@ from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.feature_cache import FeatureCache
 from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
-from lst_fairseq.data.prompt import DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
-from lst_fairseq.models.frontends import FRONTENDS
+from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
+from lst_fairseq.models.frontends import FRONTENDS, encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import encoder_fingerprint, model_config, model_directory
+from lst_fairseq.models.pretrained import model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
 
 logger = logging.getLogger(__name__)
@@ -160,9 +160,10 @@ class LstTask(SpeechToTextTask):
         cfg, data, checkpoint = self.cfg, self.data_cfg, self.remembered
         return PromptSettings(
             template=cfg.prompt or data.prompt or checkpoint.get("template") or LST_TEMPLATE,
-            instructions=data.instructions or checkpoint.get("instructions"),
+            instructions={**(checkpoint.get("instructions") or {}), **(data.instructions or {})},
             src_lang=cfg.source_lang or data.source_lang or checkpoint.get("src_lang") or DEFAULT_SOURCE,
             tgt_lang=cfg.target_lang or data.target_lang or checkpoint.get("tgt_lang"),
+            cot_separator=data.cot_separator or checkpoint.get("cot_separator") or COT_SEPARATOR,
         )
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
@@ -189,18 +190,20 @@ class LstTask(SpeechToTextTask):
         super().load_state_dict(state)
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
-        """Load SPLIT.tsv, or several joined by commas (training; ``sampling_alpha`` of the data config applies)."""
+        """Load SPLIT.tsv, or several joined by commas (training; ``sampling_alpha`` of the data config applies).
+
+        With ``sampling_alpha`` below 1 each epoch samples anew, as many segments in all as there are: from manifests
+        that are to lose some, each segment at most once; from those that are to gain, with replacement.
+        """
         names = split.split(",")
         is_train = names[0].startswith("train")
         if is_train and not all(name.startswith("train") for name in names):
             raise ValueError(f"{split}: training splits have names like train*, and none of them may be another kind")
         datasets: list[FairseqDataset] = [self._load_split(name) for name in names]
-        if is_train and len(datasets) > 1 and self.data_cfg.sampling_alpha != 1.0:
-            ratios = SpeechToTextDatasetCreator.get_size_ratios(datasets, alpha=self.data_cfg.sampling_alpha)
-            datasets = [
-                ResamplingDataset(d, size_ratio=r, seed=self.cfg.seed, epoch=epoch, replace=r >= 1.0)
-                for r, d in zip(ratios, datasets, strict=True)
-            ]
+        if is_train and len(datasets) > 1:
+            sizes = sampled_sizes([len(d) for d in datasets], self.data_cfg.sampling_alpha)
+            logger.info(f"segments an epoch: {', '.join(f'{n} {s:,}' for n, s in zip(names, sizes, strict=True))}")
+            datasets = [_sampled(d, s, self.cfg.seed, epoch) for d, s in zip(datasets, sizes, strict=True)]
         self.datasets[split] = ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
 
     def _load_split(self, name: str) -> LstDataset:
@@ -211,7 +214,13 @@ class LstTask(SpeechToTextTask):
         manifest = read_manifest(path, self.data_cfg.audio_root, skip_bad_audio=self.cfg.skip_bad_audio)
         dataset = self._dataset(name, manifest, self.tgt_dict)
         # The manifest's tasks and languages may ask for more than the model was built with.
-        self.model.decoder.reserve_prompt(dataset.longest_prompt)
+        decoder = self.model.decoder
+        decoder.reserve_prompt(dataset.longest_prompt(decoder.max_speech))
+        if dataset.is_train_split and decoder.freeze and dataset.is_text.any():
+            logger.warning(
+                f"{path}: {int(dataset.is_text.sum()):,} lines are text only and teach nothing while the LLM is "
+                "frozen: leave them out, or add llm or lora to --train-modules"
+            )
         return dataset
 
     def _dataset(self, name: str, manifest: Manifest, dictionary: LlmDictionary | None) -> LstDataset:
@@ -264,14 +273,18 @@ class LstTask(SpeechToTextTask):
         Here rather than when the dataset is loaded, since the model is on its device by now. The processes of a
         distributed run share the work.
         """
-        if dataset.cache is not None or not dataset.rows:
+        if dataset.feature_width is not None:
             return
         if dataset.waveform_transforms is not None:
             raise ValueError("--cache-features cannot be combined with waveform_transforms of the data config")
         frontend, path = self.model.encoder.frontend, self.cfg.speech_encoder
         if not self.model.encoder.freeze_frontend or "frontend" in self.model.record.held:
             raise ValueError("--cache-features is for a frontend that is not trained")
-        n_vectors = frontend.output_lengths(torch.tensor(dataset.n_frames)).tolist()
+        if dataset.is_text.all():
+            dataset.use_features(frontend.output_dim, None)
+            return
+        n_vectors = frontend.output_lengths(torch.tensor(dataset.n_frames)).numpy()
+        n_vectors = np.where(dataset.is_text, 0, n_vectors).tolist()
         # The data type is part of the key: features in half precision are not those in fp32.
         key = f"{encoder_fingerprint(path, frontend.options)} {frontend.dtype}"
         cache = FeatureCache(Path(self.cfg.cache_features), key, dataset.rows, n_vectors, frontend.output_dim)
@@ -292,7 +305,7 @@ class LstTask(SpeechToTextTask):
         )
         if distributed:
             torch.distributed.barrier()
-        dataset.use_cache(cache)
+        dataset.use_features(frontend.output_dim, cache)
 
     def build_generator(
         self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
@@ -352,6 +365,32 @@ class LstTask(SpeechToTextTask):
             for number, (path, n_samples) in enumerate(zip(src_tokens, src_lengths, strict=True), start=1)
         ]
         return self._dataset("interactive", Manifest("input", rows), None)
+
+
+def sampled_sizes(sizes: Sequence[int], alpha: float) -> list[int]:
+    """Segments of each manifest in an epoch of temperature sampling (arXiv 1907.05019).
+
+    fairseq's own ratios go by language pair and by frames: those of several tasks over one language pair are all 1,
+    and text has no frames.
+
+    Args:
+        sizes: segments of each manifest.
+        alpha: 1/T; shares are proportional to the sizes to this power.
+
+    Returns:
+        at least one segment of each, and as many in all as there are, up to rounding.
+    """
+    powers = np.asarray(sizes, dtype=np.float64) ** alpha
+    return np.maximum(1, np.rint(powers / powers.sum() * sum(sizes))).astype(int).tolist()
+
+
+def _sampled(dataset: LstDataset, size: int, seed: int, epoch: int) -> FairseqDataset:
+    """A dataset of so many segments, drawn anew in each epoch; with replacement where there are not enough."""
+    if size == len(dataset):
+        return dataset
+    # fairseq rounds the product of ratio and length up.
+    ratio = (size - 0.5) / len(dataset)
+    return ResamplingDataset(dataset, size_ratio=ratio, seed=seed, epoch=epoch, replace=size > len(dataset))
 
 
 def _parts(dataset: FairseqDataset) -> list[LstDataset]:

@@ -1,28 +1,37 @@
 #!/usr/bin/env python3
-"""Filterbank features, vocabulary and settings for fairseq's own speech_to_text task, from manifests of audio segments.
+"""Features, vocabulary and settings for fairseq's own speech_to_text task, from manifests of audio segments.
 
     python scripts/prep_fbank.py --manifests results/mustc-de/data --out results/mustc-de/baseline/data
     python scripts/prep_fbank.py --manifests data --out fbank --splits train dev tst-COMMON tst-HE --vocab-size 1000
+    python scripts/prep_fbank.py --manifests data --out fbank --asr-vocab-size 5000      # to pretrain on transcripts
+    python scripts/prep_fbank.py --manifests data --out wav2vec --speech-encoder /models/wav2vec2
 
 What fairseq's recipe for MuST-C does, without torchaudio: 80 log-mel bins of the 16-bit scaled waveform, one .npy a
 segment in an uncompressed zip a split, which fairseq reads by byte offset; normalisation per utterance and SpecAugment
 as transforms in config.yaml; a sentencepiece unigram vocabulary of the training targets. As there, training segments
 shorter than 5 or longer than 3,000 frames are left out, and counted; of other splits every segment is kept, in order.
 Splits that are there already are kept. Needs kaldi-native-fbank.
+
+--asr-vocab-size adds what pretraining the encoder on transcripts needs: the splits train_asr and dev_asr (the same
+features, transcripts for targets) and config_asr.yaml. --speech-encoder takes a frozen speech encoder's output (50 a
+second) instead of filterbanks: the baseline is then a Transformer on top of it, without an LLM.
 """
 
 import argparse
+import csv
 import io
 import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import kaldi_native_fbank as knf
 import numpy as np
 import sentencepiece
+import torch
 import yaml
 from tqdm import tqdm
 
@@ -30,10 +39,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, read_segment
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest, write_manifest
+from lst_fairseq.models.frontends import SpeechFrontend, build_frontend
 
 BINS = 80
 MIN_FRAMES, MAX_FRAMES = 5, 3000  # of a training segment, as in fairseq's recipe
 WINDOW, SHIFT = SAMPLE_RATE * 25 // 1000, SAMPLE_RATE // 100  # samples
+ENCODED_AT_ONCE = 8  # segments that a speech encoder takes in one batch
 COPIED_COLUMNS = ("id", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's Dictionary has these of its own, in this order
 
@@ -58,10 +69,27 @@ def fbank(waveform: np.ndarray) -> np.ndarray:
 
 def encoded_fbank(segment: Segment) -> tuple[bytes, int]:
     """The features of a segment as the bytes of a .npy file, and their number of frames."""
-    features = fbank(read_segment(segment))
+    return as_npy(fbank(read_segment(segment)))
+
+
+def as_npy(features: np.ndarray) -> tuple[bytes, int]:
+    """Features ``[frames, width]`` as the bytes of a .npy file, and their number of frames."""
     buffer = io.BytesIO()
     np.save(buffer, features)
     return buffer.getvalue(), len(features)
+
+
+@torch.inference_mode()
+def encoded_by(frontend: SpeechFrontend, segments: list[Segment]) -> Iterator[tuple[bytes, int]]:
+    """As :func:`encoded_fbank` of each segment in order, with a speech encoder's output for features."""
+    device = next(frontend.parameters()).device
+    for start in range(0, len(segments), ENCODED_AT_ONCE):
+        waveforms = [torch.from_numpy(read_segment(s)) for s in segments[start : start + ENCODED_AT_ONCE]]
+        batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device)
+        features, lengths = frontend(batch, torch.tensor([len(w) for w in waveforms], device=device))
+        for row, length in zip(features.float().cpu(), lengths.tolist(), strict=True):
+            # As many as the baseline's convolutions need at least; what is added is silence.
+            yield as_npy(np.pad(row[:length].numpy(), ((0, max(0, MIN_FRAMES - length)), (0, 0))))
 
 
 class StoredZip:
@@ -82,15 +110,17 @@ class StoredZip:
         self.file.close()
 
 
-def prepare_split(split: str, rows: list[Row], out: Path, workers: int) -> None:
-    """Write OUT/SPLIT.zip, then OUT/SPLIT.tsv, which is there only once the zip is whole."""
+def prepare_split(split: str, rows: list[Row], out: Path, encoded: Iterable[tuple[bytes, int]]) -> None:
+    """Write OUT/SPLIT.zip, then OUT/SPLIT.tsv, which is there only once the zip is whole.
+
+    ``encoded`` gives the features of each row in order, as :func:`as_npy` does.
+    """
     is_train = split.startswith("train")
     archive = out / f"{split}.zip"
     partial = out / f"{split}.zip.partial"
     kept: list[dict[str, object]] = []
-    with StoredZip(partial) as stored, ProcessPoolExecutor(workers) as pool:
-        features = pool.map(encoded_fbank, [row.segment for row in rows], chunksize=16)
-        for row, (data, frames) in zip(rows, tqdm(features, split, len(rows), unit="seg"), strict=True):
+    with StoredZip(partial) as stored:
+        for row, (data, frames) in zip(rows, tqdm(encoded, split, len(rows), unit="seg"), strict=True):
             if is_train and not MIN_FRAMES <= frames <= MAX_FRAMES:
                 continue
             start = stored.add(f"{row.line}.npy", data)
@@ -103,14 +133,29 @@ def prepare_split(split: str, rows: list[Row], out: Path, workers: int) -> None:
         print(f"{split}: left out {count} segments, outside {MIN_FRAMES} to {MAX_FRAMES} frames")
 
 
-def prepare_vocabulary(texts: list[str], size: int, out: Path) -> None:
-    """Train OUT/spm.model on the targets and write its pieces as OUT/dict.txt, fairseq's Dictionary."""
+def prepare_transcripts(split: str, out: Path) -> list[str]:
+    """Write OUT/SPLIT_asr.tsv: the same features as OUT/SPLIT.tsv, with transcripts for targets; returns these."""
+    with open(out / f"{split}.tsv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    silent = [row["id"] for row in rows if not row["src_text"].strip()]
+    if silent:
+        raise ManifestError(
+            f"{split}.tsv: {len(silent)} segments without src_text ({silent[0]} the first), which ASR needs"
+        )
+    write_manifest(
+        out / f"{split}_asr.tsv", [{**row, "tgt_text": row["src_text"], "tgt_lang": row["src_lang"]} for row in rows]
+    )
+    return [row["src_text"] for row in rows]
+
+
+def prepare_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "") -> None:
+    """Train OUT/spm.model on texts and write its pieces as OUT/dict.txt, fairseq's Dictionary; both with a suffix."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
         file.writelines(text + "\n" for text in texts)
         file.flush()
         sentencepiece.SentencePieceTrainer.train(
             input=file.name,
-            model_prefix=str(out / "spm"),
+            model_prefix=str(out / f"spm{suffix}"),
             model_type="unigram",
             vocab_size=size,
             hard_vocab_limit=False,  # a small corpus may not have so many pieces
@@ -121,19 +166,19 @@ def prepare_vocabulary(texts: list[str], size: int, out: Path) -> None:
             unk_id=3,
             minloglevel=2,
         )
-    model = sentencepiece.SentencePieceProcessor(model_file=str(out / "spm.model"))
+    model = sentencepiece.SentencePieceProcessor(model_file=str(out / f"spm{suffix}.model"))
     pieces = (model.id_to_piece(i) for i in range(len(model)))
-    with atomic_text(out / "dict.txt") as file:
+    with atomic_text(out / f"dict{suffix}.txt") as file:
         file.writelines(f"{piece} 1\n" for piece in pieces if piece not in SPECIAL)
 
 
-def data_config(out: Path, time_mask: int) -> dict[str, object]:
+def data_config(out: Path, time_mask: int, width: int = BINS, suffix: str = "") -> dict[str, object]:
     """fairseq's S2TDataConfig: its recipe's, with the SpecAugment policy "LibriSpeech basic"."""
     return {
-        "vocab_filename": "dict.txt",
-        "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": str((out / "spm.model").resolve())},
+        "vocab_filename": f"dict{suffix}.txt",
+        "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": str((out / f"spm{suffix}.model").resolve())},
         "input_channels": 1,
-        "input_feat_per_channel": BINS,
+        "input_feat_per_channel": width,
         "shuffle": False,
         "specaugment": {
             "time_wrap_W": 0,
@@ -154,24 +199,41 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--splits", nargs="+", default=["train", "dev", "tst-COMMON"], help="with train")
     parser.add_argument("--vocab-size", type=int, default=8000, help="sentencepiece pieces (default: 8000)")
     parser.add_argument("--time-mask", type=int, default=100, help="SpecAugment's longest mask (default: 100 frames)")
+    parser.add_argument("--asr-vocab-size", type=int, metavar="N", help="also prepare ASR, with so many pieces")
+    parser.add_argument("--speech-encoder", metavar="PATH", help="its output instead of filterbanks (as --task lst_st)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     args = parser.parse_args(argv)
     if "train" not in args.splits:
         parser.error("--splits: train has to be among them, its targets make the vocabulary")
 
     args.out.mkdir(parents=True, exist_ok=True)
+    width = BINS
     try:
+        frontend = None
+        if args.speech_encoder:
+            frontend = build_frontend(args.speech_encoder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+            width = frontend.output_dim
         manifests = {split: read_manifest(args.manifests / f"{split}.tsv").rows for split in args.splits}
         for split, rows in manifests.items():
             if (args.out / f"{split}.tsv").exists():
                 print(f"{split}: there already")
             else:
-                prepare_split(split, rows, args.out, args.workers)
-    except (ManifestError, AudioError) as error:
+                segments = [row.segment for row in rows]
+                if frontend is not None:
+                    prepare_split(split, rows, args.out, encoded_by(frontend, segments))
+                    continue
+                with ProcessPoolExecutor(args.workers) as pool:
+                    prepare_split(split, rows, args.out, pool.map(encoded_fbank, segments, chunksize=16))
+        targets = {"": ([row.tgt_text for row in manifests["train"]], args.vocab_size)}
+        if args.asr_vocab_size:
+            prepare_transcripts("dev", args.out)
+            targets["_asr"] = (prepare_transcripts("train", args.out), args.asr_vocab_size)
+    except (ManifestError, AudioError, ValueError) as error:
         sys.exit(f"error: {error}")
-    prepare_vocabulary([row.tgt_text for row in manifests["train"]], args.vocab_size, args.out)
-    with atomic_text(args.out / "config.yaml") as file:
-        yaml.safe_dump(data_config(args.out, args.time_mask), file, sort_keys=False)
+    for suffix, (texts, size) in targets.items():
+        prepare_vocabulary(texts, size, args.out, suffix)
+        with atomic_text(args.out / f"config{suffix}.yaml") as file:
+            yaml.safe_dump(data_config(args.out, args.time_mask, width, suffix), file, sort_keys=False)
 
 
 if __name__ == "__main__":

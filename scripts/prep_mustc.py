@@ -4,10 +4,13 @@
     python scripts/prep_mustc.py --data-root /data/MUST-C --tgt-lang de --out data/mustc-de
     python scripts/prep_mustc.py --data-root /data/MUST-C --tgt-lang fr --out data/mustc-fr --splits train dev \\
         --max-seconds 20
+    python scripts/prep_mustc.py --data-root /data/MUST-C --tgt-lang es --out data/mustc-es \\
+        --clean-speaker-labels --clean-stage-directions --max-length-ratio 3
 
 Writes OUT/SPLIT.tsv for each split and OUT/config.yaml. Audio is not copied: a line names the talk's wav, the first
-sample and the number of samples. Only train is ever filtered, and each reason is counted; dev and test segments are
-all kept. Running again writes the same files again, each of them whole or not at all.
+sample and the number of samples, from the YAML alone, and each wav's header is read once to check them. Only train is
+ever filtered or cleaned, and each reason is counted; dev and test segments are all kept as they are. Running again
+writes the same files again, each of them whole or not at all; 230,000 segments take less than a minute.
 """
 
 import argparse
@@ -16,26 +19,20 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.audio import AudioError, AudioInfo
-from lst_fairseq.data.manifest import ManifestError, atomic_text, audio_headers, write_manifest
+from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
+from lst_fairseq.data.manifest import ManifestError, audio_headers, write_manifest
+from lst_fairseq.data.preparation import PrepError, is_train, read_lines, read_text, write_config
 
 FIRST_SPLITS = ("train", "dev", "tst-COMMON", "tst-HE")
-
-CONFIG = """\
-# Data settings for fairseq's S2TDataConfig, read by --config-yaml.
-# No vocabulary here: target ids come from the LLM's tokenizer.
-use_audio_input: true
-audio_root: ''
-# The language that prompts with {{tgt_lang}} name.
-target_lang: {tgt_lang}
-"""
+REMEDY = "a split has SPLIT.yaml, SPLIT.en and SPLIT.LANG in its txt folder"
 
 # MuST-C's own shape: "- {duration: 3.5, offset: 16.08, rW: 9, uW: 0, speaker_id: spk.1, wav: ted_1.wav}". Anything
 # else (quotes, nested values, a key on a line of its own) is left to a YAML parser, which takes several times as long.
@@ -44,36 +41,9 @@ _PLAIN_FIELD = re.compile(_FIELD)
 _PLAIN_LINE = re.compile(rf"-\s+\{{{_FIELD}(?:,\s+{_FIELD})*\}}\s*")
 
 
-class PrepError(ValueError):
-    """A corpus that cannot be prepared; the message names file and line, and the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What may be left out of the training split, and how far a segment may reach over the end of its wav."""
-
-    min_seconds: float
-    max_seconds: float
-    max_clip_seconds: float
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, its line ends as they are."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise PrepError(
-            f"{path}: no such file; a split has SPLIT.yaml, SPLIT.en and SPLIT.LANG in its txt folder"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise PrepError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); unpack the corpus again"
-        ) from None
-
-
 def read_segments(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Line number and fields (all as text) of each segment of a MuST-C YAML file."""
-    text = read_text(path)
+    text = read_text(path, REMEDY)
     segments = []
     for number, line in enumerate(text.split("\n"), start=1):
         if _PLAIN_LINE.fullmatch(line):
@@ -109,14 +79,6 @@ def _parse_segments(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]
         raise PrepError(f"{path}:{line}: not YAML ({getattr(error, 'problem', error)}); {remedy}") from None
 
 
-def read_sentences(path: Path) -> list[str]:
-    """The lines of a text file, split at line feeds alone (a sentence may hold U+2028 or \\x85)."""
-    lines = read_text(path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.strip() for line in lines]
-
-
 def locate(
     where: str, fields: dict[str, str], wav: str, info: AudioInfo, max_clip_seconds: float
 ) -> tuple[int, int, bool]:
@@ -144,21 +106,12 @@ def locate(
     return start, frames - max(0, over), over > 0
 
 
-def why_left_out(seconds: float, tgt_text: str, options: Options) -> str:
-    """The reason to leave a training segment out, or nothing."""
-    if seconds < options.min_seconds or seconds == 0:
-        return f"shorter than {options.min_seconds:g} s"
-    if seconds > options.max_seconds:
-        return f"longer than {options.max_seconds:g} s"
-    return "" if tgt_text else "with an empty target"
-
-
-def prepare_split(data: Path, split: str, lang: str, out: Path, options: Options) -> str:
+def prepare_split(data: Path, split: str, lang: str, out: Path, cleaning: CleaningOptions, max_clip: float) -> str:
     """Write OUT/SPLIT.tsv and return a line that says what is in it."""
     txt, wav_root = data / split / "txt", data / split / "wav"
     yaml_file, files = txt / f"{split}.yaml", [txt / f"{split}.en", txt / f"{split}.{lang}"]
-    segments = list(read_segments(yaml_file))
-    source, target = (read_sentences(file) for file in files)
+    segments = read_segments(yaml_file)
+    source, target = (read_lines(file, REMEDY) for file in files)
     if not len(segments) == len(source) == len(target):
         raise PrepError(
             f"{yaml_file} has {len(segments)} segments, {files[0]} {len(source)} lines and {files[1]} {len(target)}; "
@@ -172,26 +125,28 @@ def prepare_split(data: Path, split: str, lang: str, out: Path, options: Options
     wavs = {fields["wav"]: os.path.abspath(wav_root / fields["wav"]) for _, fields in segments}
     headers = audio_headers(wavs.values(), f"{split}: wav headers")
 
-    left_out: Counter[str] = Counter()
+    cleaner = Cleaner(cleaning) if is_train(split) else None
     number_in_talk: Counter[str] = Counter()
     seconds, clipped = 0.0, 0
 
     def rows() -> Iterator[dict[str, object]]:
         nonlocal seconds, clipped
-        for (line, fields), src_text, tgt_text in zip(segments, source, target, strict=True):
+        texts = zip(segments, source, target, strict=True)
+        for (line, fields), src_text, tgt_text in tqdm(texts, split, len(segments), unit="seg", delay=2, leave=False):
             where, wav = f"{yaml_file}:{line}", wavs[fields["wav"]]
             info = headers[wav]
             if isinstance(info, AudioError):
                 raise PrepError(f"{where}: {info}")
-            start, frames, moved = locate(where, fields, wav, info, options.max_clip_seconds)
+            start, frames, moved = locate(where, fields, wav, info, max_clip)
             # Counted before anything is left out, so that a segment's id does not depend on the options.
-            stem = Path(fields["wav"]).stem
+            stem = os.path.splitext(os.path.basename(fields["wav"]))[0]
             number = number_in_talk[stem]
             number_in_talk[stem] += 1
-            if split.startswith("train"):
-                if reason := why_left_out(frames / info.rate, tgt_text, options):
-                    left_out[reason] += 1
+            if cleaner is not None:
+                cleaned = cleaner.clean(src_text, tgt_text, frames / info.rate)
+                if cleaned is None:
                     continue
+                src_text, tgt_text = cleaned
             elif not frames:
                 raise PrepError(f"{where}: the segment has no samples, and of {split} nothing is left out; correct it")
             seconds += frames / info.rate
@@ -212,10 +167,7 @@ def prepare_split(data: Path, split: str, lang: str, out: Path, options: Options
     report = f"{split}: {kept} segments, {len(wavs)} talks, {seconds / 3600:.2f} h"
     if clipped:
         report += f", {clipped} ends moved to the end of the wav"
-    if left_out:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-        report += f"; left out {left_out.total()} of {len(segments)}: {reasons}"
-    return report
+    return report + (cleaner.summary(len(segments)) if cleaner else "")
 
 
 def find_splits(data: Path, wanted: list[str] | None) -> list[str]:
@@ -248,28 +200,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the manifests and config.yaml")
     parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (default: all that are there)")
     parser.add_argument(
-        "--min-seconds", type=float, default=0.1, help="leave shorter segments out of train (%(default)s)"
-    )
-    parser.add_argument(
-        "--max-seconds", type=float, default=30.0, help="leave longer segments out of train (%(default)s)"
-    )
-    parser.add_argument(
         "--max-clip-seconds",
         type=float,
         default=0.01,
         help="a segment may end this much after its wav (the YAML rounds); its end is moved then (%(default)s)",
     )
+    add_cleaning_arguments(parser, min_seconds=0.1, max_seconds=30.0, drop_empty=True)
     args = parser.parse_args(argv)
-    options = Options(args.min_seconds, args.max_seconds, args.max_clip_seconds)
+    cleaning = cleaning_options(args, parser)
     try:
         data = find_data(args.data_root, args.tgt_lang)
         args.out.mkdir(parents=True, exist_ok=True)
         for split in find_splits(data, args.splits):
-            print(prepare_split(data, split, args.tgt_lang, args.out, options), flush=True)
+            report = prepare_split(data, split, args.tgt_lang, args.out, cleaning, args.max_clip_seconds)
+            print(report, flush=True)
     except (PrepError, ManifestError) as error:
         sys.exit(f"error: {error}")
-    with atomic_text(args.out / "config.yaml") as file:
-        file.write(CONFIG.format(tgt_lang=args.tgt_lang))
+    write_config(args.out, args.tgt_lang)
 
 
 if __name__ == "__main__":

@@ -5,57 +5,19 @@
         results/quickstart/scores/lst-two-stage.tst-COMMON.json results/quickstart/scores/baseline.tst-COMMON.json
 
 The report is {"systems": [...], "language": ..., "machine": ..., "versions": ...}; each system is what scripts/score.py
-wrote: name, bleu, chrf, segments, signature, train_seconds, trained_parameters, ...
+wrote but for the sentences: name, bleu, chrf, segments, signature, train_seconds, trained_parameters, ...
+scripts/compare.py tests systems against each other.
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "fairseq-fixed", "fairseq", "sacrebleu", "lst-fairseq")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-
-def read_scores(path: Path) -> dict[str, object]:
-    """One system's scores; ends the program with one line where the file is not what scripts/score.py writes."""
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-        scores["name"], scores["bleu"], scores["segments"], scores["signature"]
-    except FileNotFoundError:
-        sys.exit(f"error: {path}: no such file; translate and score that system first (examples/mustc/generate.sh)")
-    except (ValueError, KeyError, TypeError) as error:
-        sys.exit(f"error: {path}: not a score file of scripts/score.py ({error!r}); score that system again")
-    return scores
-
-
-def line(system: dict[str, object]) -> str:
-    """``NAME: BLEU = 67.12 (300 segments, signature ...), trained 4.00 M parameters in 540 s``."""
-    segments = f"{system['segments']} segments, signature {system['signature']}"
-    text = f"{system['name']}: BLEU = {system['bleu']:.2f} ({segments})"
-    if "trained_parameters" in system and "train_seconds" in system:
-        text += f", trained {system['trained_parameters'] / 1e6:.2f} M parameters in {system['train_seconds']} s"
-    return text
-
-
-def machine() -> dict[str, object]:
-    """What it ran on: scores do not depend on it, times do."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpus": len(os.sched_getaffinity(0)), "gpus": gpus, "platform": platform.platform()}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+from lst_fairseq.comparison import ComparisonError, line, machine, read_scores, versions
+from lst_fairseq.data.manifest import atomic_text
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,13 +30,16 @@ def main(argv: list[str] | None = None) -> None:
         if "=" not in pair:
             parser.error(f"--set {pair}: give KEY=VALUE")
 
-    systems = [read_scores(path) for path in args.scores]
+    try:
+        systems = [read_scores(path) for path in args.scores]
+    except ComparisonError as error:
+        sys.exit(f"error: {error}")
+    kept = [{key: value for key, value in system.items() if key != "sentences"} for system in systems]
     extra = dict(pair.split("=", 1) for pair in args.set)
-    report = {"systems": systems, **extra, "machine": machine(), "versions": versions()}
+    report = {"systems": kept, **extra, "machine": machine(), "versions": versions()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    beside = args.out.with_suffix(".partial")
-    beside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, args.out)
+    with atomic_text(args.out) as file:
+        file.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     for system in systems:
         print(line(system))
 

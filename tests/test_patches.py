@@ -32,7 +32,10 @@ def test_they_are_applied_once():
     assert repaired() == before
     for function in before:
         assert function.__module__.startswith("fairseq.")  # functools.wraps: tracebacks and pickles name the original
-        assert not hasattr(function.__wrapped__, "__wrapped__")
+        original = function.__wrapped__
+        if function is checkpoint_utils.load_checkpoint_to_cpu:  # repaired, and then taught to read directories
+            original = original.__wrapped__
+        assert not hasattr(original, "__wrapped__")
 
 
 @pytest.mark.parametrize(

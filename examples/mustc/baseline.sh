@@ -1,62 +1,95 @@
 #!/usr/bin/env bash
-# The from-scratch baseline: fairseq's own s2t_transformer on filterbank features of the very same segments, for no less
-# training time than the two stages took, translated and scored in the same way.
+# A baseline without an LLM: fairseq's own s2t_transformer on the very same segments, for no less training time than the two
+# stages took, translated and scored in the same way. As in fairseq's recipe for MuST-C, its encoder is first pretrained on
+# the transcripts (BASELINE_PRETRAIN=0: from scratch on translations alone).
 #
 #   MUSTC_ROOT=/corpora/MUSTC_v1.0 bash examples/mustc/baseline.sh                             # after run.sh
 #   BASELINE_UPDATES=100000 MUSTC_ROOT=/corpora/MUSTC_v1.0 bash examples/mustc/baseline.sh     # after prep.sh
+#   BASELINE=conformer BASELINE_ARCH=s2t_conformer ... bash examples/mustc/baseline.sh
+#   BASELINE=wav2vec-transformer BASELINE_FEATURES=frontend ... bash examples/mustc/baseline.sh
 #
-# It is trained on the segments alone: no transcripts, no other text, no pretrained encoder. It is decoded one sentence at
+# The last one hears what LST hears, the output of SPEECH_ENCODER, and lacks the LLM. A baseline is decoded one sentence at
 # a time, since its convolutions run over padding and its scores would otherwise depend on the batch.
 # Settings: BASELINE_..., BEAM, LENPEN, SEED, ... (see settings.sh). Needs prep.sh, and stage1.sh and stage2.sh for their
-# time unless BASELINE_UPDATES or BASELINE_SECONDS is set. Everything goes to WORK/baseline.
+# time unless BASELINE_UPDATES or BASELINE_SECONDS is set. Everything goes to WORK/BASELINE.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 begin "$@"
+need_choice BASELINE_FEATURES "$BASELINE_FEATURES" fbank frontend
+need_choice BASELINE_PRETRAIN "$BASELINE_PRETRAIN" 0 1
+[[ $BASELINE =~ ^[A-Za-z0-9_.-]+$ ]] || die "BASELINE=$BASELINE: give a name of letters, digits, '-', '_' and '.'"
 
 data_hash=$(need_step "$DATA" prep.sh)
 find_device
-features=$WORK/baseline/data model=$WORK/baseline/model
+features=$WORK/$BASELINE/data model=$WORK/$BASELINE/model asr=$WORK/$BASELINE/asr
+
+seconds=$BASELINE_SECONDS
+if [[ -z $BASELINE_UPDATES && -z $seconds ]]; then
+    need_step "$WORK/stage1" stage1.sh >/dev/null
+    need_step "$WORK/stage2" stage2.sh >/dev/null
+    seconds=$(($(seconds_of "$WORK/stage1") + $(seconds_of "$WORK/stage2")))
+fi
+[[ -n $BASELINE_UPDATES || $seconds =~ ^[1-9][0-9]*$ ]] ||
+    die "BASELINE_SECONDS=$seconds: give a whole number of seconds, or BASELINE_UPDATES"
 
 mapfile -t splits < <(printf 'train\ndev\n' && test_splits)
 prepare=(--manifests "$DATA" --splits "${splits[@]}" --vocab-size "$BASELINE_VOCAB" --time-mask "$BASELINE_TIME_MASK")
+if [[ $BASELINE_FEATURES == frontend ]]; then need_backbones && prepare+=(--speech-encoder "$SPEECH_ENCODER"); fi
+if [[ $BASELINE_PRETRAIN == 1 ]]; then prepare+=(--asr-vocab-size "$BASELINE_ASR_VOCAB"); fi
 if step_needed "$features" "${prepare[@]}" --data "$data_hash"; then
-    echo "== baseline: filterbank features"
+    echo "== $BASELINE: features ($BASELINE_FEATURES)"
     python "$LST_ROOT/scripts/prep_fbank.py" "${prepare[@]}" --out "$features"
     step_done "$features"
 fi
 features_hash=$(need_step "$features" baseline.sh)
 
-if [[ -n $BASELINE_UPDATES ]]; then
-    limit=(--max-update "$BASELINE_UPDATES") updates=$BASELINE_UPDATES budget="$BASELINE_UPDATES updates"
-else
-    seconds=$BASELINE_SECONDS
-    if [[ -z $seconds ]]; then
-        need_step "$WORK/stage1" stage1.sh >/dev/null
-        need_step "$WORK/stage2" stage2.sh >/dev/null
-        seconds=$(($(seconds_of "$WORK/stage1") + $(seconds_of "$WORK/stage2")))
+limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-train stops at, UPDATES and BUDGET, in words
+    if [[ -n $BASELINE_UPDATES ]]; then
+        UPDATES=$((BASELINE_UPDATES * $1 / 100)) BUDGET="$UPDATES updates"
+        LIMIT=(--max-update "$UPDATES")
+    else
+        UPDATES="?" BUDGET="$((seconds * $1 / 100)) s"
+        LIMIT=(--stop-time-hours "$(python -c "print($seconds * $1 / 100 / 3600)")")
     fi
-    [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "BASELINE_SECONDS=$seconds: give a whole number of seconds, or BASELINE_UPDATES"
-    limit=(--stop-time-hours "$(python -c "print($seconds / 3600)")") updates="?" budget="$seconds s"
-fi
+}
 
 read_words more "$BASELINE_ARGS"
 # As fairseq's recipe for MuST-C has them.
-arguments=(
-    --task speech_to_text --config-yaml config.yaml --train-subset train --valid-subset dev
-    --arch "$BASELINE_ARCH" --criterion label_smoothed_cross_entropy --label-smoothing "$BASELINE_LABEL_SMOOTHING"
-    --report-accuracy --optimizer adam --lr "$BASELINE_LR" --lr-scheduler inverse_sqrt --warmup-updates "$BASELINE_WARMUP"
+common=(
+    --task speech_to_text --arch "$BASELINE_ARCH" --criterion label_smoothed_cross_entropy
+    --label-smoothing "$BASELINE_LABEL_SMOOTHING" --report-accuracy
+    --optimizer adam --lr "$BASELINE_LR" --lr-scheduler inverse_sqrt --warmup-updates "$BASELINE_WARMUP"
     --clip-norm 10.0 --max-tokens "$BASELINE_MAX_TOKENS" --update-freq "$BASELINE_UPDATE_FREQ" --seed "$SEED"
-    --required-batch-size-multiple 1 "${PRECISION_ARGS[@]}" "${limit[@]}" "${more[@]}"
+    --required-batch-size-multiple 1 "${PRECISION_ARGS[@]}"
 )
+start=() share=100 spent=0 words="from scratch" log=$model/train.log saw="speech, translations"
+if [[ $BASELINE_PRETRAIN == 1 ]]; then
+    limit_to "$BASELINE_PRETRAIN_SHARE"
+    arguments=(--config-yaml config_asr.yaml --train-subset train_asr --valid-subset dev_asr "${common[@]}" "${LIMIT[@]}" "${more[@]}")
+    if step_needed "$asr" "${arguments[@]}" --data "$features_hash"; then
+        echo "== $BASELINE, $BASELINE_ARCH on transcripts: $BUDGET on $(device_words)"
+        host_arguments "$LST_ROOT/lst_fairseq"
+        run_training "$BASELINE, ASR" "$asr" "$UPDATES" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
+        step_done "$asr"
+    fi
+    start=(--load-pretrained-encoder-from "$asr/checkpoint_last.pt")
+    share=$((100 - BASELINE_PRETRAIN_SHARE)) spent=$(seconds_of "$asr") words="pretrained on transcripts"
+    log=$asr/train.log:$log saw="speech, transcripts, translations"
+fi
+
+limit_to "$share"
+arguments=(--config-yaml config.yaml --train-subset train --valid-subset dev "${common[@]}" "${LIMIT[@]}" "${start[@]}" "${more[@]}")
 if step_needed "$model" "${arguments[@]}" --data "$features_hash"; then
-    echo "== baseline, $BASELINE_ARCH from scratch: $budget on $(device_words)"
+    echo "== $BASELINE, $BASELINE_ARCH $words: $BUDGET on $(device_words)"
     host_arguments "$LST_ROOT/lst_fairseq"
-    run_training baseline "$model" "$updates" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
+    run_training "$BASELINE" "$model" "$UPDATES" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
     step_done "$model"
 fi
 
+if [[ $BASELINE_FEATURES == frontend ]]; then words="on frozen speech encoder, $words"; fi
 # Longer than any test segment, so that fairseq leaves none out.
-translate_and_score baseline "$BASELINE_ARCH from scratch" "$model" "$features" "$LST_ROOT/lst_fairseq" \
+translate_and_score "$BASELINE" "$BASELINE_ARCH $words" "$model" "$features" "$LST_ROOT/lst_fairseq" \
     --task speech_to_text --config-yaml config.yaml --batch-size 1 \
     --max-source-positions 100000 --max-target-positions 100000 \
-    -- "train_seconds=$(seconds_of "$model")" "trained_parameters=$(trained_parameters "$model")"
+    -- "train_seconds=$((spent + $(seconds_of "$model")))" "trained_parameters=$(trained_parameters "$model")" \
+    "log=$log" "saw=$saw"

@@ -37,7 +37,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     need_choice PRECISION "$PRECISION" "" fp32 fp16 bf16
     need_choice ONE_STAGE "$ONE_STAGE" 0 1
     need_choice FORCE "$FORCE" 0 1
-    for name in STAGE1_UPDATES STAGE2_UPDATES ONE_STAGE_UPDATES UPDATE_FREQ WORLD_SIZE BATCH BASELINE_UPDATES; do
+    for name in STAGE1_UPDATES STAGE2_UPDATES ONE_STAGE_UPDATES TEXT_UPDATES UPDATE_FREQ WORLD_SIZE BATCH BASELINE_UPDATES; do
         [[ ${!name} =~ ^([1-9][0-9]*)?$ ]] || die "$name=${!name}: give a whole number above 0, or leave it empty"
     done
     for name in STAGE1_EPOCHS STAGE2_EPOCHS GLOBAL_BATCH MAX_TOKENS LOG_INTERVAL SAVE_INTERVAL \
@@ -154,8 +154,14 @@ warmup_of() { # UPDATES
     python -c 'import sys; print(max(1, round(int(sys.argv[1]) * float(sys.argv[2]))))' "$1" "$WARMUP_RATIO"
 }
 
-model_directory() { # where the model that ONE_STAGE chooses is trained
-    if [[ $ONE_STAGE == 1 ]]; then echo "$WORK/one-stage"; else echo "$WORK/stage2"; fi
+model_directory() { # where the model that ONE_STAGE and STAGE2_MODULES choose is trained
+    local name=stage2
+    if [[ $ONE_STAGE == 1 ]]; then name=one-stage; fi
+    echo "$WORK/$name$(variant)"
+}
+
+variant() { # nothing for the paper's modules in stage 2; other ones have directories and scores of their own
+    if [[ $STAGE2_MODULES != adapter,llm ]]; then echo "-${STAGE2_MODULES//,/+}"; fi
 }
 
 device_words() { # what it trains on, in words
@@ -233,7 +239,7 @@ show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines o
         / \| train_inner \| / {
             say("update " value("num_updates") " of " updates ", loss " value("loss") ", " value("wall") " s")
         }
-        / \| dev \| / { say("dev loss " value("loss")) }
+        / \| dev(_asr)? \| / { say("dev loss " value("loss")) }
         /encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
 }
 
@@ -260,7 +266,7 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
         python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$split.tsv" --name "$title" --triples "$triples" \
             --hypotheses "$WORK/hypotheses/$system/$split/generate-$split.txt" \
             --log "$WORK/hypotheses/$system/$split/generate.log" --json "$WORK/scores/$system.$split.json" \
-            --extra "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
+            --extra "corpus=$(basename "${MUSTC_ROOT:-$WORK}")-en-$TGT_LANG" "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
     done
 }
 

@@ -13,6 +13,8 @@ MUSTC_ROOT=${MUSTC_ROOT-}
 TGT_LANG=${TGT_LANG-de}
 # Everything that is made goes here: manifests, checkpoints, hypotheses, scores, logs.
 WORK=${WORK-$LST_ROOT/results/mustc-$TGT_LANG}
+# Further arguments of prep_mustc.py, such as --clean-stage-directions; quote as in a shell.
+PREP_ARGS=${PREP_ARGS-}
 # Test splits, separated by spaces. Empty: tst-COMMON, and tst-HE where the corpus has it.
 SPLITS=${SPLITS-}
 
@@ -93,23 +95,44 @@ EXTRA_GENERATE_ARGS=${EXTRA_GENERATE_ARGS-}
 # Triples of source, hypothesis and reference to print.
 TRIPLES=${TRIPLES-10}
 
-# --- the from-scratch baseline (baseline.sh): fairseq's s2t_transformer on filterbank features ------------------------
+# --- the baseline without an LLM (baseline.sh): fairseq's s2t_transformer ---------------------------------------------
+# Its name, in WORK and in reports; another one for each baseline that is to be kept.
+BASELINE=${BASELINE-baseline}
 # Its updates. Empty: as many as fit in BASELINE_SECONDS.
 BASELINE_UPDATES=${BASELINE_UPDATES-}
 # Its training time. Empty: the two stages' together.
 BASELINE_SECONDS=${BASELINE_SECONDS-}
+# s2t_transformer_s, s2t_transformer_m, s2t_conformer, ...
 BASELINE_ARCH=${BASELINE_ARCH-s2t_transformer_s}
+# What it hears: fbank (80 log-mels), or frontend (the output of SPEECH_ENCODER, frozen).
+BASELINE_FEATURES=${BASELINE_FEATURES-fbank}
+# 1: pretrain its encoder on the transcripts first, as fairseq's recipe does. This takes a part of its updates or time, in
+# percent.
+BASELINE_PRETRAIN=${BASELINE_PRETRAIN-1}
+BASELINE_PRETRAIN_SHARE=${BASELINE_PRETRAIN_SHARE-40}
 BASELINE_VOCAB=${BASELINE_VOCAB-8000}
+BASELINE_ASR_VOCAB=${BASELINE_ASR_VOCAB-5000}
 BASELINE_LR=${BASELINE_LR-2e-3}
 BASELINE_WARMUP=${BASELINE_WARMUP-10000}
 BASELINE_LABEL_SMOOTHING=${BASELINE_LABEL_SMOOTHING-0.1}
-# Feature frames (10 ms) a GPU takes at once, and batches added up before an update.
+# Feature frames (10 ms, of a speech encoder 20 ms) a GPU takes at once, and batches added up before an update.
 BASELINE_MAX_TOKENS=${BASELINE_MAX_TOKENS-40000}
 BASELINE_UPDATE_FREQ=${BASELINE_UPDATE_FREQ-8}
 # SpecAugment: longest stretch of frames masked.
 BASELINE_TIME_MASK=${BASELINE_TIME_MASK-100}
 # Further arguments of fairseq-train, such as smaller sizes for a small corpus.
 BASELINE_ARGS=${BASELINE_ARGS-}
+
+# --- comparison (compare.sh) ----------------------------------------------------------------------------------------
+# Which systems, separated by spaces; all of them by default.
+SYSTEMS=${SYSTEMS-two-stage one-stage lora s2t conformer wav2vec text cascade}
+# Peak learning rate of the low-rank variant's second stage.
+LORA_LR=${LORA_LR-2e-4}
+
+# --- text alone (text.sh, cascade.sh) ---------------------------------------------------------------------------------
+# Updates and trained modules of the LLM on the corpus's text pairs. Empty: stage 2's updates.
+TEXT_UPDATES=${TEXT_UPDATES-}
+TEXT_MODULES=${TEXT_MODULES-llm}
 
 # --- starting again ---------------------------------------------------------------------------------------------------
 # A finished step is skipped, an interrupted one goes on, and one that was made with other settings is an error, unless

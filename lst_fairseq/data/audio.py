@@ -24,6 +24,12 @@ _CUT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.M)
 # Sizes from here on are placeholders of programs that write wav to a pipe and do not know the length in advance.
 _STREAMED_SIZE = 0x7FFF0000
 _UNKNOWN_FRAMES = 1 << 48
+# kbit/s by bit rate index from 1 on, of MPEG-2 and 2.5 and of MPEG-1, and Hz by rate index of MPEG-1.
+_MP3_KBIT = (
+    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+)
+_MP3_HZ = (44_100, 48_000, 32_000)
 
 
 class AudioError(ValueError):
@@ -80,8 +86,10 @@ class AudioInfo:
 def audio_info(path: str | Path) -> AudioInfo:
     """Length, rate and channels of a file from its header alone.
 
+    An mp3 without a Xing, Info or VBRI tag, as it is written to a pipe, is walked through frame by frame instead.
+
     Raises AudioError for a file that is missing, empty, not audio, cut short (wav), without samples, or whose header
-    does not tell its length (an mp3 without Xing/Info tag, a flac that was written to a pipe).
+    does not tell its length (a flac that was written to a pipe, an mp3 of which libsndfile would not read all).
     """
     with _open(path) as handle:
         return _checked_info(path, handle)
@@ -168,13 +176,18 @@ def _checked_info(path: str | Path, handle: soundfile.SoundFile) -> AudioInfo:
             )
     if handle.frames <= 0:
         raise AudioError(f"{path}: holds no samples; copy or convert it again, or leave it out", "no samples")
-    if handle.frames >= _UNKNOWN_FRAMES or (handle.format == "MP3" and not _mp3_length_known(path)):
+    frames = handle.frames
+    if handle.format == "MP3" and not _mp3_length_known(path):
+        # libsndfile's guess is where it stops reading: what it guesses too long does no harm.
+        counted = _mp3_samples(path)
+        frames = counted if 0 < counted <= handle.frames else _UNKNOWN_FRAMES
+    if frames >= _UNKNOWN_FRAMES:
         raise AudioError(
             f"{path}: its header does not tell its length, so that it could only be guessed; write the header again "
             f"without touching the audio, for example: ffmpeg -i IN -c copy OUT.{handle.format.lower()}",
             "unknown length",
         )
-    return AudioInfo(handle.frames, handle.samplerate, handle.channels)
+    return AudioInfo(frames, handle.samplerate, handle.channels)
 
 
 def _mp3_length_known(path: str | Path) -> bool:
@@ -185,10 +198,36 @@ def _mp3_length_known(path: str | Path) -> bool:
     """
     with open(path, "rb") as file:
         head = file.read(10)
-        if head[:3] == b"ID3":  # skip the ID3v2 tag, which may hold pictures; its size has 7 bits a byte
-            file.seek(10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)))
-        first_frame = head + file.read(4096)
+        file.seek(_mp3_begin(head))
+        first_frame = file.read(4096)
     return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+def _mp3_begin(head: bytes) -> int:
+    """Where the first frame begins: behind the ID3v2 tag, which may hold pictures; its size has 7 bits a byte."""
+    if head[:3] != b"ID3":
+        return 0
+    return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+
+
+def _mp3_samples(path: str | Path) -> int:
+    """Samples per channel by all frames' headers (ISO 11172-3, 13818-3, layer III); 0 where they do not add up."""
+    data = Path(path).read_bytes()
+    position, end = _mp3_begin(data[:10]), len(data)
+    if data[-128:-125] == b"TAG":  # ID3v1
+        end -= 128
+    samples = 0
+    while position < end:
+        header = int.from_bytes(data[position : position + 4], "big")
+        version, layer, bit_rate, rate = header >> 19 & 3, header >> 17 & 3, header >> 12 & 15, header >> 10 & 3
+        if header >> 21 != 0x7FF or version == 1 or layer != 1 or not 0 < bit_rate < 15 or rate == 3:
+            return 0
+        is_mpeg1 = version == 3
+        kbit = _MP3_KBIT[is_mpeg1][bit_rate - 1]
+        hz = _MP3_HZ[rate] >> {3: 0, 2: 1, 0: 2}[version]  # MPEG-2 halves the rates, and 2.5 halves them again
+        position += (144 if is_mpeg1 else 72) * 1000 * kbit // hz + (header >> 9 & 1)
+        samples += 1152 if is_mpeg1 else 576
+    return samples if position == end else 0
 
 
 def _segment_frames(segment: Segment, info: AudioInfo) -> int:

@@ -14,6 +14,9 @@ class LstDataConfig(S2TDataConfig):
         ``target_lang``, ``source_lang``: language codes for prompts, where the manifest has none (source: en).
         ``prompt``: template of the prompt, or ``chat``; ``--prompt`` goes before.
         ``instructions``: for each task one text, or a list to draw from in training. See ``data/prompt.py``.
+        ``cot_separator``: between transcript and translation, in targets of the task ``cot``.
+        ``sampling_alpha``: of several training manifests, each is sampled in proportion to its number of segments to
+        this power: 1 (the default) takes every segment once an epoch, 0 as many from each manifest. See ``task.py``.
     """
 
     def __init__(self, yaml_path: Path):
@@ -58,6 +61,19 @@ class LstDataConfig(S2TDataConfig):
     def prompt(self) -> str | None:
         """Template of the prompt."""
         return self.config.get("prompt")
+
+    @property
+    def cot_separator(self) -> str | None:
+        """What stands between transcript and translation in targets of the task ``cot``."""
+        return self.config.get("cot_separator")
+
+    @property
+    def sampling_alpha(self) -> float:
+        """Exponent of the manifests' sizes in sampling, 1/T for temperature T; 1 samples nothing."""
+        alpha = self.config.get("sampling_alpha", 1.0)
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+            raise ValueError(f"{self.path}: `sampling_alpha` is a number from 0 to 1, not {alpha!r}")
+        return alpha
 
     @property
     def instructions(self) -> dict[str, Any] | None:

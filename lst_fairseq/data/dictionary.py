@@ -1,10 +1,14 @@
 """The LLM's tokenizer seen as a fairseq Dictionary: index i of the dictionary is id i of the LLM."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import tokenizers
 import torch
+import transformers
 from fairseq.data import Dictionary
 from transformers import PreTrainedTokenizerBase
 
@@ -126,7 +130,22 @@ class LlmDictionary(Dictionary):
         self._check_bound()
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, **only_ids)
+        return encoded["input_ids"]
+
+    def fingerprint(self) -> str:
+        """A hash of all that a text's ids depend on: the whole tokenizer, and the versions of its libraries."""
+        self._check_bound()
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            state = json.loads(backend.to_str())
+            # Calls of the tokenizer change these two, and encode() uses neither.
+            state.update(truncation=None, padding=None)
+        else:
+            state = {"vocabulary": self.tokenizer.get_vocab(), "settings": self.tokenizer.init_kwargs}
+        versions = [type(self.tokenizer).__name__, tokenizers.__version__, transformers.__version__]
+        return hashlib.sha256(json.dumps([state, versions], sort_keys=True, default=str).encode()).hexdigest()
 
     def encode_line(self, line: str, *args: Any, append_eos: bool = True, **kwargs: Any) -> torch.IntTensor:
         """Ids [T] of one text by the LLM's tokenizer; fairseq's other arguments do not apply to it."""

@@ -1,5 +1,6 @@
 """A frozen frontend's features on disk, so that each utterance is encoded once and not in every epoch."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -33,15 +34,18 @@ class FeatureCache:
     Args:
         root: folder of all caches.
         frontend_key: what identifies the frontend.
-        rows: the manifest's rows.
-        lengths: feature vectors of each row.
+        rows: the manifest's rows, some of them with audio.
+        lengths: feature vectors of each row; 0 of text only, which has no place here.
         width: of a feature vector.
     """
 
     def __init__(self, root: Path, frontend_key: str, rows: Sequence[Row], lengths: Sequence[int], width: int):
         digest = hashlib.sha256(frontend_key.encode())
-        files = {path: stat(path) for path in {row.segment.path for row in rows}}
+        files = {path: stat(path) for path in {row.segment.path for row in rows if not row.is_text}}
         for row in rows:
+            if row.is_text:
+                digest.update(b"text\n")
+                continue
             file = files[row.segment.path]
             digest.update(f"{row.segment} {file.st_size} {file.st_mtime_ns}\n".encode())
         self.directory = Path(root) / digest.hexdigest()[:16]
@@ -57,16 +61,14 @@ class FeatureCache:
             # Beside, then renamed: processes that start together must not cut each other's file short.
             beside = path.with_suffix(f".{id(self)}.tmp")
             np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
-            try:
+            with contextlib.suppress(FileExistsError):
                 path.hardlink_to(beside)
-            except FileExistsError:
-                pass
             beside.unlink()
         return np.lib.format.open_memmap(path, mode="r+")
 
     def missing(self) -> np.ndarray:
-        """Indices of rows that are not there yet."""
-        return np.flatnonzero(self.states == MISSING)
+        """Indices of rows with audio that are not there yet."""
+        return np.flatnonzero((self.states == MISSING) & (self.ends > self.starts))
 
     def write(self, index: int, features: Tensor | None) -> None:
         """Store a row's features [n, width], or None for audio that is broken."""

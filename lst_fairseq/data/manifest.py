@@ -2,14 +2,15 @@
 
 A manifest is UTF-8 text, tab separated, without quoting, one line a segment, with a header line. Columns:
 ``id``, ``audio`` (``a.wav`` or ``a.wav:offset:frames``), ``n_frames``, ``tgt_text`` and, where known, ``src_text``,
-``speaker``, ``src_lang``, ``tgt_lang``, ``task``. Other columns are ignored.
+``speaker``, ``src_lang``, ``tgt_lang``, ``task``. Other columns are ignored. A line whose ``audio`` is empty and whose
+``n_frames`` is 0 is text only: its ``src_text`` is translated instead of speech.
 """
 
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 REQUIRED_COLUMNS = ("id", "audio", "n_frames", "tgt_text")
 COLUMNS = ("id", "audio", "n_frames", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")
 
+#: The segment of a line that is text only.
+NO_AUDIO = Segment("")
+
 _BREAKS_A_LINE = re.compile(r"\s*[\t\r\n]\s*")
 
 
@@ -38,14 +42,19 @@ class Row:
 
     line: int  # line number in the file, the header being line 1
     id: str
-    segment: Segment
-    n_samples: int  # at 16 kHz, from the audio file's header; -1 where audio was not checked
+    segment: Segment  # NO_AUDIO where the line is text only
+    n_samples: int  # at 16 kHz, from the audio file's header; 0 of text only; -1 where audio was not checked
     src_text: str
     tgt_text: str  # may be empty: what to do then is up to the dataset
     speaker: str
     src_lang: str
     tgt_lang: str
     task: str
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the line has no audio, so that ``src_text`` takes the place of the speech."""
+        return not self.segment.path
 
 
 @dataclass(slots=True)
@@ -68,7 +77,7 @@ def read_manifest(
         check_audio: read each audio file's header once, fill in ``n_samples``, and refuse missing or broken files and
             segments beyond the end of their file.
         skip_bad_audio: leave those rows out instead, count them in ``skipped`` and say so in one warning. It is still
-            an error where no row is left: the audio root is wrong then.
+            an error where no row with audio is left: the audio root is wrong then.
 
     Raises ManifestError, naming file and line, for anything else that is wrong with the file or a line of it.
     """
@@ -82,6 +91,7 @@ def read_manifest(
     at_id, at_audio, at_frames, at_target = (at[column] for column in REQUIRED_COLUMNS)
     at_source = at.get("src_text", -1)
     at_repeating = [at.get(column, -1) for column in ("speaker", "src_lang", "tgt_lang", "task")]
+    parse_segment = _segment_parser(audio_root)
     for number, text in lines:
         fields = text.split("\t")
         if len(fields) != len(columns):
@@ -104,17 +114,50 @@ def read_manifest(
                 f"{path}:{number}: n_frames is {fields[at_frames]!r}, not a whole number; write the segment's length "
                 "in samples of the audio file's own rate"
             ) from None
+        audio, source = fields[at_audio], fields[at_source]
         try:
-            segment = Segment.parse(fields[at_audio], audio_root)
+            segment = parse_segment(audio) if audio.strip() else _text_only(source, n_frames[-1])
         except AudioError as error:
             raise ManifestError(f"{path}:{number}: {error}") from error
-        repeating = (shared.setdefault(fields[position], fields[position]) for position in at_repeating)
-        rows.append(Row(number, name, segment, -1, fields[at_source], fields[at_target], *repeating))
+        repeating = [shared.setdefault(fields[position], fields[position]) for position in at_repeating]
+        n_samples = -1 if segment.path else 0
+        rows.append(Row(number, name, segment, n_samples, source, fields[at_target], *repeating))
     if not rows:
         raise ManifestError(f"{path}:1: holds no segment, only a header; prepare the data again")
     if not check_audio:
         return Manifest(path, rows)
     return _check_audio(path, rows, n_frames, skip_bad_audio)
+
+
+def _segment_parser(root: str | Path) -> Callable[[str], Segment]:
+    """``Segment.parse`` for many segments of few files: each path is checked and joined to the root once."""
+    joined: dict[str, str] = {}
+
+    def parse(audio: str) -> Segment:
+        path, *numbers = audio.rsplit(":", 2)
+        is_part = len(numbers) == 2 and numbers[0].isdecimal() and numbers[1].isdecimal()
+        if is_part and path in joined:
+            return Segment(joined[path], int(numbers[0]), int(numbers[1]))
+        segment = Segment.parse(audio, root)
+        if is_part:
+            joined[path] = segment.path
+        return segment
+
+    return parse
+
+
+def _text_only(source: str, n_frames: int) -> Segment:
+    """NO_AUDIO, if an empty ``audio`` means that the line is text only."""
+    if not source.strip():
+        raise AudioError(
+            "neither audio nor src_text; give PATH or PATH:OFFSET:FRAMES in the column audio, or, for a line that is "
+            "text only, its source text in the column src_text"
+        )
+    if n_frames != 0:
+        raise AudioError(
+            f"no audio, and n_frames is {n_frames}; a line that is text only has n_frames 0, any other needs its audio"
+        )
+    return NO_AUDIO
 
 
 def audio_headers(paths: Iterable[str], label: str = "audio headers") -> dict[str, AudioInfo | AudioError]:
@@ -198,11 +241,16 @@ def _split(path: str) -> tuple[list[str], list[tuple[int, str]]]:
 
 def _check_audio(path: str, rows: list[Row], n_frames: list[int], skip_bad_audio: bool) -> Manifest:
     """Fill in ``n_samples`` from the headers, and refuse or leave out the rows whose audio cannot be used."""
-    headers = audio_headers((row.segment.path for row in rows), f"{os.path.basename(path)}: audio headers")
+    spoken = (row.segment.path for row in rows if not row.is_text)
+    headers = audio_headers(spoken, f"{os.path.basename(path)}: audio headers")
     good: list[Row] = []
+    n_spoken = 0  # of the good ones
     bad: list[tuple[Row, AudioError]] = []
     disagreeing: list[str] = []
     for row, stated in zip(rows, n_frames, strict=True):
+        if row.is_text:
+            good.append(row)
+            continue
         header = headers[row.segment.path]
         try:
             if isinstance(header, AudioError):
@@ -212,12 +260,13 @@ def _check_audio(path: str, rows: list[Row], n_frames: list[int], skip_bad_audio
             bad.append((row, error))
             continue
         good.append(row)
+        n_spoken += 1
         actual = header.frames - row.segment.offset if row.segment.frames == -1 else row.segment.frames
         if abs(stated - actual) > 0.01 * actual:
             disagreeing.append(f"line {row.line}: {stated} instead of {actual}")
-    if bad and not (skip_bad_audio and good):
+    if bad and not (skip_bad_audio and n_spoken):
         row, error = bad[0]
-        remedy = f"; --skip-bad-audio leaves such segments out ({len(bad)} of {len(rows)})" if good else ""
+        remedy = f"; --skip-bad-audio leaves such segments out ({len(bad)} of {len(rows)})" if n_spoken else ""
         raise ManifestError(f"{path}:{row.line}: {error}{remedy}") from error
     skipped = Counter(error.reason for _, error in bad)
     if bad:

@@ -1,8 +1,9 @@
 """The prompt around the speech: template, instructions and languages, split into what stands before and after it.
 
-A template holds ``{speech}`` once and may hold ``{instruction}``, ``{src_lang}`` and ``{tgt_lang}``; the last two may also
-stand in instructions. Instructions belong to a task (the manifest's ``task`` column); of several, training draws one for
-each utterance and epoch, and decoding takes the first.
+A template holds ``{speech}`` once and may hold ``{instruction}``, ``{src_lang}`` and ``{tgt_lang}``; the last two may
+also stand in instructions. Instructions belong to a task (the manifest's ``task`` column); of several, training draws
+one for each utterance and epoch, and decoding takes the first. In text translation the source text stands where
+otherwise the speech does.
 """
 
 import re
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-#: LST's conversation (arXiv 2310.02050) and its one instruction for translation; those for transcription are ours.
+#: LST's conversation (arXiv 2310.02050) and its one instruction for translation; those of the other tasks are ours.
 LST_TEMPLATE = "USER: {speech} {instruction} ASSISTANT:"
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "st": ("Start by converting the {src_lang} audio into {tgt_lang} written form.",),
@@ -31,11 +32,18 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Produce a {src_lang} transcript of this speech.",
         "Convert the {src_lang} speech to {src_lang} text.",
     ),
+    "mt": ("Translate the {src_lang} text into {tgt_lang}.",),
+    "cot": ("Write down what is said in the {src_lang} audio, then translate it into {tgt_lang}.",),
 }
 #: As a template: the tokenizer's own chat template, with speech and instruction as the user's turn.
 CHAT = "chat"
 CHAT_TURN = "{speech} {instruction}"
 DEFAULT_TASK = "st"
+#: The default of lines that are text only.
+TEXT_TASK = "mt"
+#: Chain of thought: the target is the transcript, this separator, and the translation.
+COT_TASK = "cot"
+COT_SEPARATOR = " => "
 DEFAULT_SOURCE = "en"
 PLACEHOLDERS = ("speech", "instruction", "src_lang", "tgt_lang")
 #: Beyond a row's own prompt, in a batch of token ids.
@@ -58,17 +66,25 @@ class PromptSettings:
         template: text with placeholders, or ``chat``.
         instructions: for each task, the texts that ``{instruction}`` stands for.
         src_lang, tgt_lang: language codes for utterances whose manifest names none.
+        cot_separator: what stands between transcript and translation in targets of the task ``cot``.
 
     Raises:
-        ValueError: ``{speech}`` is not in the template exactly once, a placeholder is unknown, or a task has no text.
+        ValueError: ``{speech}`` is not in the template exactly once, a placeholder is unknown, a task has no text, or
+            the separator is blank.
     """
 
     template: str = LST_TEMPLATE
     instructions: Mapping[str, tuple[str, ...]] | None = None
     src_lang: str = DEFAULT_SOURCE
     tgt_lang: str | None = None
+    cot_separator: str = COT_SEPARATOR
 
     def __post_init__(self) -> None:
+        if not isinstance(self.cot_separator, str) or not self.cot_separator.strip():
+            raise ValueError(
+                f"cot_separator {self.cot_separator!r}: give a text that no translation contains, such as "
+                f"{COT_SEPARATOR!r}"
+            )
         object.__setattr__(self, "template", self.template.strip())
         given = {task: _texts(task, texts) for task, texts in (self.instructions or {}).items()}
         object.__setattr__(self, "instructions", {**INSTRUCTIONS, **given})
@@ -91,13 +107,26 @@ class PromptSettings:
             "instructions": instructions,
             "src_lang": self.src_lang,
             "tgt_lang": self.tgt_lang,
+            "cot_separator": self.cot_separator,
         }
+
+    def mentions(self, placeholder: str, task: str) -> bool:
+        """Whether the template, or decoding's instruction of a task in it, has that placeholder."""
+        template = CHAT_TURN if self.template == CHAT else self.template
+        instruction = self.instructions[task][0] if "{instruction}" in template else ""
+        return f"{{{placeholder}}}" in template + instruction
+
+    def split_cot(self, text: str) -> tuple[str, str]:
+        """Transcript and translation of a hypothesis of the task ``cot``: what stands before and after the last
+        separator. Without one it is all transcript."""
+        transcript, separator, translation = text.rpartition(self.cot_separator.strip())
+        return (transcript.strip(), translation.strip()) if separator else (text, "")
 
     def texts(self, task: str, src_lang: str, tgt_lang: str, chat: PreTrainedTokenizerBase) -> tuple[str, ...]:
         """Every prompt that an utterance may have, filled in, ``{speech}`` still in place; the first is decoding's.
 
         Args:
-            task: of the manifest; empty for translation.
+            task: of the manifest; empty for speech translation.
             src_lang, tgt_lang: language codes of the manifest; empty for the settings' own.
             chat: the tokenizer whose chat template serves for ``chat``.
         """
@@ -166,6 +195,10 @@ class Prompt:
         """Tokenise a filled chat template, which writes its own special tokens and means every space and newline."""
         before, after = text.split("{speech}")
         return cls(_encode(before, tokenizer), _encode(after, tokenizer))
+
+    def around_text(self, ids: Sequence[int]) -> "Prompt":
+        """The whole prompt of a source text: its token ids in the place of the speech, and no speech."""
+        return Prompt((*self.before, *ids, *self.after), ())
 
     def __len__(self) -> int:
         return len(self.before) + len(self.after)

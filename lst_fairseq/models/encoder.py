@@ -84,20 +84,15 @@ class SpeechEncoder(FairseqEncoder):
             src_tokens: waveforms [B, T] in [-1, 1]. float64 is accepted, and is what the plugin's collater sends:
                 fairseq rounds float32 inputs to half precision before the frontend sees them. Or the frontend's own
                 features [B, N, D], from a cache.
-            src_lengths: LongTensor [B], samples of each row, or feature vectors.
+            src_lengths: LongTensor [B], samples of each row, or feature vectors; 0 where a row is text only. Such rows
+                pass neither the frontend nor the adapter, and have no markers.
             prompt_before, prompt_after: LongTensors [B, P] of token ids for the decoder, as ``collate_prompts`` makes.
 
         Returns:
             ``speech`` [B, N, E] with markers, ``speech_lengths`` [B], the prompts, and ``row`` [B], which sentence each
             decoder row stands for; fairseq's reordering (beams, finished sentences) moves ``row`` only.
         """
-        features, lengths = src_tokens, src_lengths
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_frontend):
-            if src_tokens.dim() == 2:
-                features, lengths = self.frontend(src_tokens, src_lengths)
-        labels = (self.frontend.ctc_labels(features.to(self.frontend.dtype)),) if self.adapter.needs_ctc else ()
-        speech, lengths = self.adapter(features.to(self.markers.start.dtype), lengths, *labels)
-        speech, lengths = self.markers(speech, lengths)
+        speech, lengths = self._speech(src_tokens, src_lengths)
         rows = torch.arange(speech.size(0), device=speech.device)
         prompts = {"prompt_before": prompt_before, "prompt_after": prompt_after}
         if prompt_before is None or prompt_after is None:
@@ -106,6 +101,29 @@ class SpeechEncoder(FairseqEncoder):
             default = collate_prompts([self.prompts.choices()[0]] * len(rows))
             prompts = {side: ids.to(speech.device) for side, ids in default.items()}
         return {"speech": speech, "speech_lengths": lengths, "row": rows, **prompts}
+
+    def _speech(self, src_tokens: Tensor, src_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Speech with its markers [B, N, E] and its lengths [B]; of rows that are text only, length 0."""
+        spoken = src_lengths.nonzero().squeeze(1)
+        n_rows = src_lengths.size(0)
+        if len(spoken) == n_rows:
+            return self._encode(src_tokens, src_lengths)
+        if not len(spoken):
+            # Made of a trained parameter, so that the loss has a gradient (of zero) where only the adapter is trained.
+            start = self.markers.start
+            return start.expand(n_rows, 0, start.size(0)), src_lengths
+        part, part_lengths = self._encode(src_tokens[spoken], src_lengths[spoken])
+        speech = part.new_zeros(n_rows, *part.shape[1:]).index_copy(0, spoken, part)
+        return speech, part_lengths.new_zeros(n_rows).index_copy(0, spoken, part_lengths)
+
+    def _encode(self, src_tokens: Tensor, src_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        features, lengths = src_tokens, src_lengths
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_frontend):
+            if src_tokens.dim() == 2:
+                features, lengths = self.frontend(src_tokens, src_lengths)
+        labels = (self.frontend.ctc_labels(features.to(self.frontend.dtype)),) if self.adapter.needs_ctc else ()
+        speech, lengths = self.adapter(features.to(self.markers.start.dtype), lengths, *labels)
+        return self.markers(speech, lengths)
 
     def reorder_encoder_out(self, encoder_out: dict[str, Tensor], new_order: Tensor) -> dict[str, Tensor]:
         """Rows for fairseq's new order of hypotheses; the speech itself stays once a sentence."""

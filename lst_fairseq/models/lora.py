@@ -45,6 +45,10 @@ def add_lora(llm: PreTrainedModel, r: int, alpha: int, dropout: float, targets: 
             )
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
     inject_adapter_in_model(config, llm)
+    # Trained, so in fp32 also beside weights in half precision.
+    for name, module in llm.named_modules():
+        if ".lora_" in name:
+            module.float()
 
 
 def merge_lora(llm: PreTrainedModel) -> None:

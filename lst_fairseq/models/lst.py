@@ -142,10 +142,9 @@ class LstModel(FairseqEncoderDecoderModel):
         loaded = record_of(state_dict)
         check_sources(self.record, loaded)
         for name, mine in self.record.prompt.items():
-            if mine != loaded.prompt.get(name):
-                logger.warning(
-                    f"the prompt's {name} is {mine!r}; the checkpoint was trained with {loaded.prompt.get(name)!r}"
-                )
+            theirs = loaded.prompt.get(name, mine)  # an older version's may lack what is new
+            if mine != theirs:
+                logger.warning(f"the prompt's {name} is {mine!r}; the checkpoint was trained with {theirs!r}")
         state = {k: v for k, v in state_dict.items() if k != RECORD_KEY}
         complete = complete_state(self, super().state_dict(), state, loaded)
         # What the checkpoint holds is no longer what a directory holds, so this model's checkpoints hold it too.

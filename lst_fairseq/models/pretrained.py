@@ -7,9 +7,8 @@ import re
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -17,9 +16,6 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import is_flash_attn_2_available, logging
-
-if TYPE_CHECKING:
-    from lst_fairseq.models.frontends import FrontendOptions
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
 #: fingerprinted in a second.
@@ -185,22 +181,6 @@ def fingerprint(path: Path) -> str:
     for name, content in sorted(pieces):
         digest.update(name.encode())
         digest.update(content)
-    return digest.hexdigest()[:16]
-
-
-def encoder_fingerprint(path: str, options: "FrontendOptions") -> str:
-    """What a frontend's features depend on: its weights, both of its configurations, and how it is used.
-
-    Args:
-        path: a save_pretrained directory, a hub id, or a fairseq checkpoint.
-        options: the frontend's options.
-    """
-    source = model_source(path, "--speech-encoder")
-    digest = hashlib.sha256(fingerprint(source).encode())
-    for name in ("config.json", "preprocessor_config.json"):
-        if (source / name).is_file():
-            digest.update((source / name).read_bytes())
-    digest.update(json.dumps(asdict(options), sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

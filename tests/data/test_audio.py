@@ -199,17 +199,49 @@ def test_truncated_compressed_file(tmp_path, suffix, capfd):
     capfd.readouterr()  # libmpg123 complains on the terminal
 
 
+def without_tag(data: bytes) -> bytes:
+    """An mp3 without its first frame, the tag."""
+    return data[data.index(data[:2], 4) :]
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 32_000, 44_100, 48_000])
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
-def test_mp3_without_length_is_refused(tmp_path, mode):
-    """libsndfile guesses such a file's length from its first frame and loses what is beyond."""
+def test_mp3_without_tag(tmp_path, mode, rate):
+    """As it is written to a pipe. Quiet first, so that libsndfile's guess is too long rather than too short."""
     path = tmp_path / "a.mp3"
-    soundfile.write(path, speechlike(2.0), 16_000, bitrate_mode=mode)
-    assert audio_info(path).frames == 32_000
+    samples = speechlike(2.0)[:, 0] * np.repeat([0.0, 1.0], 16_000)
+    soundfile.write(
+        path,
+        np.interp(np.arange(2 * rate) / rate, np.arange(32_000) / 16_000, samples),
+        rate,
+        bitrate_mode=mode,
+        compression_level=0.7,
+    )
+    tagged = audio_info(path).frames
+    assert tagged == 2 * rate
+    path.write_bytes(without_tag(path.read_bytes()))
+    frames = audio_info(path).frames
+    assert tagged < frames < tagged + 3 * 1152  # with the encoder's padding, of which the tag tells
+    with soundfile.SoundFile(path) as handle:
+        assert len(handle.read()) == frames  # all there is to decode
+    assert len(read_segment(Segment(str(path)), rate)) == frames
+    for suffix in (b"TAG" + bytes(125), b""):
+        path.write_bytes(path.read_bytes() + suffix)
+        assert audio_info(path).frames == frames
+
+
+def test_mp3_of_which_libsndfile_would_lose_the_end_is_refused(tmp_path):
+    path = tmp_path / "a.mp3"
+    samples = speechlike(2.0)[:, 0] * np.repeat([1.0, 1e-4], 16_000)  # a high bit rate first
+    soundfile.write(path, samples, 16_000, bitrate_mode="VARIABLE")
     data = path.read_bytes()
-    second_frame = data.index(data[:2], 4)
-    path.write_bytes(data[second_frame:])
+    assert audio_info(path).frames == 32_000
+    path.write_bytes(without_tag(data))
+    assert soundfile.info(path).frames < 30_000
     error = refused(audio_info, path)
     assert str(path) in str(error) and "ffmpeg -i IN -c copy OUT.mp3" in str(error)
+    path.write_bytes(without_tag(data)[:-10])  # a frame cut short
+    assert "does not tell its length" in str(refused(audio_info, path))
     picture = b"ID3\x04\x00\x00" + bytes([0, 0, 100, 0]) + bytes(100 << 7)
     path.write_bytes(picture + data)
     assert len(read_segment(Segment(str(path)))) == 32_000

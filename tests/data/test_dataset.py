@@ -14,7 +14,6 @@ from fairseq.data.audio.waveform_transforms import AudioWaveformTransform, regis
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dataset import LengthRule
-from lst_fairseq.data.manifest import Row
 from tests.helpers import SENTENCES, write_tsv
 from tests.running import spoil, train_configuration, write_split
 
@@ -49,7 +48,7 @@ def test_lengths_are_what_the_llm_is_fed(corpus, backbones, frontend):
         assert fed == [dataset.num_tokens(i) for i in batch["id"].tolist()]
         fed.clear()
     assert dataset.num_tokens_vec([0, 3]).tolist() == [dataset.num_tokens(0), dataset.num_tokens(3)]
-    assert dataset.size(2) == (dataset.num_tokens(2), len(dataset.targets[2]))
+    assert dataset.size(2) == (dataset.num_tokens(2), len(dataset.targets[2]) + 1)  # with the end of sentence
     assert dataset.sizes.tolist() == [dataset.num_tokens(i) for i in range(5)]
 
 
@@ -88,10 +87,30 @@ def rule(**limits: Any) -> LengthRule:
     ],
 )
 def test_each_limit_holds_to_the_sample(n_samples, target_length, reason):
-    (positions,) = rule().positions([n_samples], [10], [target_length])
-    assert positions == 10 + n_samples // 320 + target_length - 1
-    row = Row(2, "a", None, n_samples, "", "x", "", "", "", "")
-    assert rule().reason_to_skip(row, target_length, positions) == reason
+    samples, lengths, source = np.array([n_samples]), np.array([target_length]), np.array([0])
+    positions = rule().positions(samples, [10], lengths)
+    assert positions.tolist() == [10 + n_samples // 320 + target_length - 1]
+    left_out = rule().left_out(samples, source, lengths, positions)
+    assert [name for name, mask in left_out.items() if mask.any()] == [reason] * (reason is not None)
+
+
+def test_text_has_no_duration():
+    """0 samples: no speech and no markers, whatever the model says of none; the source text counts as prompt."""
+    samples, source, target = np.array([0, 0, 0, 0]), np.array([7, 0, 7, 180]), np.array([5, 5, 1, 25])
+    with_markers = rule(speech_positions=lambda n: n // 320 + 2)
+    positions = with_markers.positions(samples, source + 10, target)
+    assert positions.tolist() == [21, 14, 17, 214]
+    left_out = with_markers.left_out(samples, source, target, positions)
+    assert {reason: np.flatnonzero(mask).tolist() for reason, mask in left_out.items() if mask.any()} == {
+        "empty source": [1],
+        "empty target": [2],
+        "longer than the LLM's 200 positions": [3],
+    }
+
+
+def test_a_segment_left_out_is_counted_once():
+    left_out = rule().left_out(np.array([3 * RATE]), np.array([0]), np.array([1]), np.array([999]))
+    assert [reason for reason, mask in left_out.items() if mask.any()] == ["longer than --max-source-seconds 2"]
 
 
 def test_skipped_training_segments_are_counted_with_their_reasons(tmp_path, backbones, caplog):
@@ -137,6 +156,14 @@ def test_data_config(tmp_path):
     (tmp_path / "config.yaml").write_text("target_lang: fr\naudio_root: /talks\nshuffle: true\n", encoding="utf-8")
     config = LstDataConfig(tmp_path / "config.yaml")
     assert (config.target_lang, config.audio_root, config.shuffle) == ("fr", "/talks", True)
+    assert (config.sampling_alpha, config.cot_separator) == (1.0, None)
+
+
+@pytest.mark.parametrize("alpha", ["-0.1", "2", "half", "true"])
+def test_wrong_sampling_alpha(alpha, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"sampling_alpha: {alpha}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.yaml: `sampling_alpha` is a number from 0 to 1, not"):
+        _ = LstDataConfig(tmp_path / "config.yaml").sampling_alpha
 
 
 def test_a_batch_holds_exact_waveforms_longest_first(corpus, backbones):
@@ -191,6 +218,18 @@ def test_concataugment_is_refused(tmp_path, backbones):
     write_split(tmp_path, "train", [(0.5, WORDS)])
     (tmp_path / "config.yaml").write_text("dataset_transforms:\n  _train: [concataugment]\n", encoding="utf-8")
     with pytest.raises(ValueError, match="asks for concataugment, which lst_st does not support: remove it"):
+        load(tmp_path, backbones)
+
+
+def test_noisy_overlap_is_refused_beside_text(tmp_path, backbones):
+    write_split(tmp_path, "train", [(0.5, WORDS)])
+    transforms = "dataset_transforms:\n  _train: [noisyoverlapaugment]\n"
+    transforms += f"noisyoverlapaugment:\n  noise_path: {tmp_path}\n"
+    (tmp_path / "config.yaml").write_text(transforms, encoding="utf-8")
+    load(tmp_path, backbones)
+    row = {"id": "a", "audio": "", "n_frames": 0, "src_text": "Yes.", "tgt_text": WORDS, "tgt_lang": "de"}
+    write_tsv(tmp_path / "train.tsv", [row])
+    with pytest.raises(ValueError, match=r"train\.tsv: the data config asks for noisyoverlapaugment, which cannot mix"):
         load(tmp_path, backbones)
 
 

@@ -100,7 +100,8 @@ def test_empty_missing_and_headless_files(corpus):
         ("a_1\ta.wav\t1.5\tEins", "n_frames is '1.5', not a whole number; write"),
         ("a_1\ta.wav\t\tEins", "n_frames is '', not a whole number"),
         ("a_1\ta.wav:0\t16000\tEins", "'a.wav:0': malformed audio segment; write PATH or PATH:OFFSET:FRAMES"),
-        ("a_1\t\t16000\tEins", "'': malformed audio segment"),
+        ("a_1\t\t16000\tEins", "neither audio nor src_text; give PATH or PATH:OFFSET:FRAMES in the column audio, or,"),
+        ("a_1\ta.wav:0:16000:1\t1\tEins", "'a.wav:0:16000:1': malformed audio segment"),
         ("a_1\tno.wav\t16000\tEins", "no.wav: no such audio file; check the path and the audio root"),
         ("a_1\ta.wav:8000:8001\t8001\tEins", "a.wav:8000:8001: the segment (samples 8000 to 16001) lies beyond"),
         ("a_1\ta.wav:0:0\t0\tEins", "a.wav:0:0: the segment is empty"),
@@ -111,6 +112,48 @@ def test_a_bad_line_is_named(corpus, line, message):
     path = write(corpus, "a_0\ta.wav\t16000\tEins.", line, "b_0\tb.wav\t8000\tZwei.")
     found = refused(path)
     assert found.startswith(f"{path}:3: ") and message in found
+
+
+TEXT_HEADER = HEADER + "\tsrc_text"
+
+
+def test_lines_that_are_text_only(corpus):
+    lines = ["a_0\ta.wav\t16000\tEins.\tOne.", "a_1\t\t0\tZwei.\tTwo.", "a_2\t \t0\tDrei.\tThree."]
+    path = write(corpus, *lines, header=TEXT_HEADER)
+    for check_audio in (True, False):
+        rows = read_manifest(path, corpus, check_audio).rows
+        assert [row.is_text for row in rows] == [False, True, True]
+        assert [str(row.segment) for row in rows] == [f"{corpus}/a.wav", "", ""]
+        assert [row.n_samples for row in rows] == [16_000 if check_audio else -1, 0, 0]
+        assert rows[1].src_text == "Two."
+    only_text = read_manifest(write(corpus, lines[1], header=TEXT_HEADER), corpus)
+    assert [row.id for row in only_text.rows] == ["a_1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a_1\t\t0\tEins\t", "neither audio nor src_text"),
+        ("a_1\t\t0\tEins\t  ", "neither audio nor src_text"),
+        ("a_1\t\t16000\tEins\tOne.", "no audio, and n_frames is 16000; a line that is text only has n_frames 0"),
+    ],
+)
+def test_a_bad_line_of_text_is_named(corpus, line, message):
+    found = refused(write(corpus, "a_0\ta.wav\t16000\tEins.\tOne.", line, header=TEXT_HEADER))
+    assert found.startswith(f"{corpus}/train.tsv:3: ") and message in found
+
+
+def test_text_does_not_hide_a_wrong_audio_root(corpus):
+    path = write(corpus, "a_0\tno.wav\t16000\tEins.\tOne.", "a_1\t\t0\tZwei.\tTwo.", header=TEXT_HEADER)
+    assert ":2: " in refused(path, skip_bad_audio=True)
+
+
+def test_a_colon_in_a_path(corpus):
+    """Read alike the first time and when the path is known."""
+    (corpus / "x:1:2").write_bytes((corpus / "a.wav").read_bytes())
+    path = write(corpus, *(f"{i}\tx:1:2:{i}:100\t100\tEins." for i in range(3)), "d\tx:1:2:5:-1\t15995\tEins.")
+    expected = [Segment(f"{corpus}/x:1:2", i, 100) for i in range(3)] + [Segment(f"{corpus}/x:1:2", 5, -1)]
+    assert [row.segment for row in read_manifest(path, corpus).rows] == expected
 
 
 def test_broken_encoding_is_named(corpus):

@@ -1,4 +1,4 @@
-"""Prompts: templates and instructions filled, refused with the remedy, tokenised around the speech, drawn in training."""
+"""Prompts: templates and instructions filled, refused with the remedy, and tokenised around the speech."""
 
 import pytest
 import torch
@@ -62,6 +62,8 @@ def test_language_names(code, name):
         ({"instructions": {"st": "Say {speech}"}}, r"instruction of task 'st' .* unknown placeholder \['speech'\]"),
         ({"instructions": {"st": []}}, "instructions of task 'st': give a text or a list of texts"),
         ({"instructions": {"st": [3]}}, "instructions of task 'st': give a text or a list of texts"),
+        ({"cot_separator": " "}, "cot_separator ' ': give a text that no translation contains, such as ' => '"),
+        ({"cot_separator": 3}, "cot_separator 3: give a text"),
     ],
 )
 def test_settings_that_cannot_serve(settings, message):
@@ -72,10 +74,18 @@ def test_settings_that_cannot_serve(settings, message):
 @pytest.mark.parametrize(
     ("template", "row", "message"),
     [
-        ("{speech} {tgt_lang}", ("", "", ""), "give --target-lang CODE, or `target_lang: CODE` in the data config, or a"),
+        (
+            "{speech} {tgt_lang}",
+            ("", "", ""),
+            "give --target-lang CODE, or `target_lang: CODE` in the data config, or a",
+        ),
         ("{speech} {tgt_lang}", ("", "", "xx"), "unknown language code 'xx'; known: .*de, .*en, "),
         ("{speech} {tgt_lang}", ("", "", "German"), "unknown language code 'German'; known"),
-        ("{speech} {instruction}", ("sing", "", "de"), "no instruction for task 'sing'; tasks with one: asr, st; add it"),
+        (
+            "{speech} {instruction}",
+            ("sing", "", "de"),
+            "no instruction for task 'sing'; tasks with one: asr, cot, mt, st; add it",
+        ),
     ],
 )
 def test_rows_that_cannot_be_served(template, row, message):
@@ -84,7 +94,7 @@ def test_rows_that_cannot_be_served(template, row, message):
 
 
 def test_settings_survive_a_checkpoint():
-    settings = PromptSettings("{speech} {instruction}", {"mt": "Say it:"}, "it", "de")
+    settings = PromptSettings("{speech} {instruction}", {"mt": "Say it:"}, "it", "de", " | ")
     saved = settings.as_dict()
     assert PromptSettings(**saved) == settings and PromptSettings(**saved).as_dict() == saved
 
@@ -120,6 +130,43 @@ def test_the_longest_prompt_of_a_task(tokenizer):
     settings = PromptSettings("{speech} {instruction}", {"st": ["Ja.", "Der Hund schläft heute."]})
     prompts = Prompts(settings, tokenizer)
     assert prompts.longest() == max(map(len, prompts.choices())) > min(map(len, prompts.choices()))
+
+
+def test_every_task_has_instructions():
+    """That of text translation names no audio, which there is none of."""
+    settings = PromptSettings("{speech} {instruction}")
+    assert sorted(INSTRUCTIONS) == ["asr", "cot", "mt", "st"]
+    for task in INSTRUCTIONS:
+        for text in filled(settings, task, "it", "fr"):
+            assert "Italian" in text and ("French" in text) == (task != "asr")
+    (text,) = filled(settings, "mt", "it", "fr")
+    assert text == "{speech} Translate the Italian text into French."
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Yes. => Ja.", ("Yes.", "Ja.")),
+        ("Yes.=>Ja.", ("Yes.", "Ja.")),  # as a tokenizer may write it
+        ("a => b => Ja.", ("a => b", "Ja.")),
+        ("Yes. =>", ("Yes.", "")),
+        ("Yes.", ("Yes.", "")),
+    ],
+)
+def test_a_chain_of_thought_is_split_at_its_last_separator(text, parts):
+    assert PromptSettings().split_cot(text) == parts
+
+
+def test_placeholders_of_a_task():
+    settings = PromptSettings("{speech} {instruction}", {"st": ["To {tgt_lang}:", "From {src_lang}:"]})
+    mentioned = {name: settings.mentions(name, "st") for name in ("instruction", "tgt_lang", "src_lang")}
+    assert mentioned == {"instruction": True, "tgt_lang": True, "src_lang": False}  # decoding takes the first
+    assert not PromptSettings("{speech} {src_lang}").mentions("tgt_lang", "st")
+    assert PromptSettings("chat").mentions("instruction", "st")
+
+
+def test_a_source_text_in_the_place_of_speech():
+    assert Prompt((1, 5), (7, 8)).around_text([3, 4]) == Prompt((1, 5, 3, 4, 7, 8), ())
 
 
 def test_a_batch_of_prompts():

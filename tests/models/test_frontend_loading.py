@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, WhisperForConditionalGeneration
 
-from lst_fairseq.models.frontends import FrontendOptions, build_frontend
-from lst_fairseq.models.pretrained import encoder_fingerprint, fingerprint, load_pretrained, model_directory
+from lst_fairseq.models.frontends import FrontendOptions, build_frontend, encoder_fingerprint
+from lst_fairseq.models.pretrained import fingerprint, load_pretrained, model_directory
 from tests.models.test_frontends import features_alone, waveform
 
 Directories = Callable[[str], str]

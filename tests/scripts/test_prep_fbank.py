@@ -8,12 +8,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+import torch
 from fairseq.data import Dictionary
 from fairseq.data.audio.audio_utils import get_features_or_waveform
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.data.audio.speech_to_text_dataset import SpeechToTextDatasetCreator
 from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, SentencepieceConfig
 
+from lst_fairseq.data.audio import Segment, read_segment
+from lst_fairseq.models.frontends import build_frontend
 from tests.helpers import write_tsv
 
 knf = pytest.importorskip("kaldi_native_fbank")
@@ -44,7 +47,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(wav, 0.1 * rng.standard_normal(sum(lengths)), RATE, subtype="PCM_16")
         starts = np.cumsum((0, *lengths))
         rows = [
-            {"id": f"{split}_{i}", "audio": f"{wav}:{start}:{n}", "n_frames": n, "tgt_text": f"Satz {i} für alle."}
+            {
+                "id": f"{split}_{i}",
+                "audio": f"{wav}:{start}:{n}",
+                "n_frames": n,
+                "src_text": f"Sentence {i} for all.",
+                "tgt_text": f"Satz {i} für alle.",
+            }
             for i, (start, n) in enumerate(zip(starts, lengths))
         ]
         write_tsv(root / "audio" / f"{split}.tsv", rows)
@@ -135,3 +144,38 @@ def test_splits_that_are_there_are_kept(prepared: Path, fbank_dir: Path, prep_fb
 def test_missing_manifest_is_one_line(prepared: Path, prep_fbank: ModuleType) -> None:
     with pytest.raises(SystemExit, match=r"error: .*train.tsv"):
         prep_fbank.main(["--manifests", str(prepared), "--out", str(prepared / "none")])
+
+
+def test_transcripts_for_pretraining(prepared: Path, prep_fbank: ModuleType) -> None:
+    """The same features with transcripts for targets, and a vocabulary of their own."""
+    out = prepared / "asr"
+    arguments = f"--manifests {prepared / 'audio'} --out {out} --splits train dev --vocab-size 40 --asr-vocab-size 35"
+    prep_fbank.main([*arguments.split(), "--workers", "1"])
+    for split in ("train", "dev"):
+        translated, spoken = entries(out / f"{split}.tsv"), entries(out / f"{split}_asr.tsv")
+        assert [row["audio"] for row in spoken] == [row["audio"] for row in translated]
+        assert [row["tgt_text"] for row in spoken] == [row["src_text"] for row in translated]
+    config = S2TDataConfig(out / "config_asr.yaml")
+    assert config.vocab_filename == "dict_asr.txt"
+    bpe = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=config.bpe_tokenizer["sentencepiece_model"]))
+    assert bpe.decode(bpe.encode("Sentence 3 for all.")) == "Sentence 3 for all."
+    assert (out / "dict.txt").read_text() != (out / "dict_asr.txt").read_text()
+
+
+def test_a_speech_encoders_output_for_features(prepared: Path, prep_fbank: ModuleType, backbones: dict) -> None:
+    """Each segment's as it is alone, whatever stands beside it in a batch."""
+    out = prepared / "encoded"
+    arguments = f"--manifests {prepared / 'audio'} --out {out} --splits train tst-COMMON --vocab-size 40"
+    prep_fbank.main([*arguments.split(), "--speech-encoder", backbones["wav2vec2"]])
+    assert S2TDataConfig(out / "config.yaml").input_feat_per_channel == 32
+    frontend = build_frontend(backbones["wav2vec2"]).eval()
+    rows = entries(out / "tst-COMMON.tsv")
+    assert len(rows) == len(TEST)
+    for row, source in zip(rows, entries(prepared / "audio" / "tst-COMMON.tsv")):
+        waveform = torch.from_numpy(read_segment(Segment.parse(source["audio"])))
+        with torch.no_grad():
+            expected, lengths = frontend(waveform[None], torch.tensor([len(waveform)]))
+        features = get_features_or_waveform(row["audio"])
+        assert len(features) == max(5, int(lengths)) == int(row["n_frames"])
+        np.testing.assert_allclose(features[: int(lengths)], expected[0].numpy(), atol=1e-4)
+        assert not features[int(lengths) :].any()

@@ -1,6 +1,7 @@
 """MuST-C preparation on a small corpus in its layout: every segment where the YAML says, none lost, errors named."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 import yaml
 
+from lst_fairseq.data import manifest
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import read_manifest
 
@@ -163,6 +165,71 @@ def test_test_segments_are_never_left_out(prep, tmp_path):
         assert [row.tgt_text for row in read_manifest(out / f"{split}.tsv").rows] == [s[4].strip() for s in segments]
     path = write_split(tmp_path, "dev", CLEANING)
     assert f"{path}:6: the segment has no samples" in failure(prep, tmp_path, "--splits", "dev")
+
+
+TALK = [
+    ("ted_1.wav", 0.5, 1.0, "Chris Anderson: Thank you. (Applause)", "Chris Anderson: Danke. (Beifall)"),
+    ("ted_1.wav", 1.5, 1.0, "(Laughter)", "(Gelächter)"),
+    ("ted_2.wav", 0.0, 1.0, "Yes, that is so indeed.", "Ja."),
+    ("ted_2.wav", 1.0, 1.0, "Yes, that is so indeed.", "Ja, das ist wirklich so."),
+]
+CLEAN = ("--clean-speaker-labels", "--clean-stage-directions", "--min-length-ratio", "0.5")
+
+
+def test_texts_are_cleaned_on_request(prep, tmp_path, capsys):
+    for split in ("train", "dev"):
+        write_split(tmp_path, split, TALK)
+    before = (run(prep, tmp_path) / "train.tsv").read_text()
+    assert "Chris Anderson: Thank you. (Applause)\tChris Anderson: Danke. (Beifall)" in before
+    capsys.readouterr()
+    out = run(prep, tmp_path, *CLEAN)
+    rows = read_manifest(out / "train.tsv").rows
+    assert [(row.id, row.src_text, row.tgt_text) for row in rows] == [
+        ("ted_1_0", "Thank you.", "Danke."),
+        ("ted_2_1", "Yes, that is so indeed.", "Ja, das ist wirklich so."),
+    ]
+    printed = capsys.readouterr().out
+    assert "taken off: stage directions in 2, speaker labels in 1" in printed
+    assert "left out 2 of 4: 1 with an empty target, 1 with a target under 0.5 times the source's length" in printed
+    # Development data are never touched.
+    assert [(r.src_text, r.tgt_text) for r in read_manifest(out / "dev.tsv").rows] == [s[3:] for s in TALK]
+    rows = read_manifest(run(prep, tmp_path, *CLEAN, "--no-drop-empty") / "train.tsv").rows
+    assert [row.tgt_text for row in rows] == ["Danke.", "", "Ja, das ist wirklich so."]
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+def test_other_sampling_rates(prep, tmp_path, rate):
+    write_split(tmp_path)
+    wavs = tmp_path / "en-de" / "data" / "train" / "wav"
+    for name, seconds in WAV_SECONDS.items():
+        soundfile.write(wavs / name, np.zeros(round(seconds * rate), dtype=np.int16), rate)
+    rows = read_manifest(run(prep, tmp_path) / "train.tsv").rows
+    for row, (_, offset, duration, *_) in zip(rows, SEGMENTS, strict=True):
+        assert (row.segment.offset, row.segment.frames) == (round(offset * rate), round(duration * rate))
+        assert abs(row.n_samples - duration * RATE) <= 1  # what is read is resampled to 16 kHz
+
+
+def test_each_header_is_read_once(prep, tmp_path, monkeypatch):
+    write_split(tmp_path)
+    opened = []
+    audio_info = manifest.audio_info
+    monkeypatch.setattr(manifest, "audio_info", lambda path: opened.append(path) or audio_info(path))
+    run(prep, tmp_path)
+    wavs = tmp_path / "en-de" / "data" / "train" / "wav"
+    assert sorted(opened) == [str(wavs / "ted_1.wav"), str(wavs / "ted_2.wav")]
+
+
+def test_the_benchmark_makes_a_corpus_that_is_prepared(prep, tmp_path):
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "mustc_manifest.py"
+    spec = importlib.util.spec_from_file_location("mustc_manifest", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    sys.modules["mustc_manifest"] = benchmark  # dataclasses look their module up
+    spec.loader.exec_module(benchmark)
+    benchmark.make_corpus(tmp_path, segments=50, talks=3, seed=1)
+    rows = read_manifest(run(prep, tmp_path, "--min-seconds", "0", "--max-seconds", "100") / "train.tsv").rows
+    assert len(rows) == 50 and [row.id for row in rows[:16]] == [f"ted_0_{i}" for i in range(16)]
+    text = (tmp_path / "en-de" / "data" / "train" / "txt" / "train.yaml").read_text()
+    assert all(prep._PLAIN_LINE.fullmatch(line) for line in text.split("\n")[:-1])  # the quick way is measured
 
 
 def test_a_rounding_error_at_the_end_of_the_wav(prep, tmp_path, capsys):

@@ -218,17 +218,40 @@ def test_baseline_trains_as_long_as_both_stages(sandbox: Sandbox) -> None:
     sandbox.run("run")
     for stage, seconds in (("stage1", 1000), ("stage2", 800)):
         (sandbox.work / stage / "seconds").write_text(f"{seconds}\n")
-    sandbox.run("baseline")
+    sandbox.run("baseline", BASELINE_PRETRAIN="0")
     arguments = sandbox.calls("fairseq-train")[-1]
     assert value(arguments, "--stop-time-hours") == "0.5" and "--max-update" not in arguments
+    assert "--load-pretrained-encoder-from" not in arguments
     assert value(arguments, "--task") == "speech_to_text" and value(arguments, "--required-batch-size-multiple") == "1"
     assert value(sandbox.calls("fairseq-generate")[-1], "--batch-size") == "1"
+
+
+def test_baseline_is_pretrained_on_transcripts(sandbox: Sandbox) -> None:
+    """Within the same time, and the time of both counts; the pretrained encoder is where the baseline starts."""
+    sandbox.run("prep")
+    sandbox.run("baseline", BASELINE_SECONDS="3600", BASELINE_PRETRAIN_SHARE="25", TRAIN_SECONDS="1.1")
+    asr, st = sandbox.calls("fairseq-train")
+    assert (value(asr, "--stop-time-hours"), value(st, "--stop-time-hours")) == ("0.25", "0.75")
+    assert (value(asr, "--train-subset"), value(asr, "--config-yaml")) == ("train_asr", "config_asr.yaml")
+    assert value(st, "--train-subset") == "train"
+    start = value(st, "--load-pretrained-encoder-from")
+    assert start == f"{value(asr, '--save-dir')}/checkpoint_last.pt" and Path(start).is_file()
+    assert "--asr-vocab-size" in sandbox.calls("python")[-1]
+    seconds = [a for a in sandbox.calls("score")[0] if a.startswith("train_seconds=")]
+    assert int(seconds[0].removeprefix("train_seconds=")) >= 2
+    # Another one beside it, on the frontend's features.
+    sandbox.run("baseline", BASELINE="wav", BASELINE_FEATURES="frontend", BASELINE_UPDATES="10", BASELINE_ARCH="s2t_c")
+    asr, st = sandbox.calls("fairseq-train")[2:]
+    assert (value(asr, "--max-update"), value(st, "--max-update")) == ("4", "6")
+    assert value(st, "--save-dir") == str(sandbox.work / "wav" / "model") and value(st, "--arch") == "s2t_c"
+    prepared = [call for call in sandbox.calls("python") if "--speech-encoder" in call]
+    assert value(prepared[0], "--speech-encoder") == str(sandbox.root / "frontend")
 
 
 def test_baseline_alone_needs_a_budget(sandbox: Sandbox) -> None:
     sandbox.run("prep")
     assert "stage1.sh first" in sandbox.run("baseline", fails=True)
-    sandbox.run("baseline", BASELINE_UPDATES="7")
+    sandbox.run("baseline", BASELINE_UPDATES="7", BASELINE_PRETRAIN="0")
     assert value(sandbox.calls("fairseq-train")[0], "--max-update") == "7"
 
 

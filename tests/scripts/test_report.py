@@ -25,7 +25,9 @@ def write(path: Path, content: object) -> str:
 
 
 def test_report(tmp_path: Path, report: ModuleType, capsys: pytest.CaptureFixture) -> None:
-    two = write(tmp_path / "two.json", {**SYSTEM, "train_seconds": 540, "trained_parameters": 3_840_000})
+    two = write(
+        tmp_path / "two.json", {**SYSTEM, "train_seconds": 540, "trained_parameters": 3_840_000, "sentences": {}}
+    )
     base = write(tmp_path / "base.json", {**SYSTEM, "name": "s2t_transformer_s", "bleu": 5.1})
     out = tmp_path / "new" / "report.json"
     report.main([two, base, "--out", str(out), "--set", "language=de", "corpus=mini"])
@@ -35,6 +37,7 @@ def test_report(tmp_path: Path, report: ModuleType, capsys: pytest.CaptureFixtur
     ]
     written = json.loads(out.read_text(encoding="utf-8"))
     assert [system["name"] for system in written["systems"]] == ["LST two-stage", "s2t_transformer_s"]
+    assert all("sentences" not in system for system in written["systems"])
     assert written["systems"][0]["bleu"] == 61.234 and written["systems"][0]["trained_parameters"] == 3_840_000
     assert (written["language"], written["corpus"]) == ("de", "mini")
     assert written["machine"]["cpus"] >= 1 and "torch" in written["versions"]

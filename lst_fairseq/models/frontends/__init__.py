@@ -8,7 +8,7 @@ from lst_fairseq.models.frontends.base import (
     SpeechFrontend,
     register_frontend,
 )
-from lst_fairseq.models.frontends.build import build_frontend
+from lst_fairseq.models.frontends.build import build_frontend, encoder_fingerprint
 from lst_fairseq.models.frontends.wav2vec2 import Wav2Vec2Frontend
 from lst_fairseq.models.frontends.wav2vec2_bert import SeamlessFrontend, Wav2Vec2BertFrontend
 from lst_fairseq.models.frontends.whisper import WhisperFrontend
@@ -24,5 +24,6 @@ __all__ = [
     "Wav2Vec2Frontend",
     "WhisperFrontend",
     "build_frontend",
+    "encoder_fingerprint",
     "register_frontend",
 ]

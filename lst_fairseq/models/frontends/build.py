@@ -1,12 +1,15 @@
-"""Builds the frontend that ``--speech-encoder`` names."""
+"""The frontend that ``--speech-encoder`` names: building it, and telling it from another."""
 
+import hashlib
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
 from lst_fairseq.models.frontends.fairseq_checkpoint import load_fairseq_frontend
 from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
-from lst_fairseq.models.pretrained import model_config, model_directory
+from lst_fairseq.models.pretrained import fingerprint, model_config, model_directory, model_source
 
 DEFAULTS = FrontendOptions()
 
@@ -38,3 +41,19 @@ def build_frontend(
         return FRONTENDS[settings["kind"]].empty(settings, options)
     config = model_config(directory, "--speech-encoder", known=transformers_kinds())
     return FRONTENDS[config.model_type].load(directory, config, options)
+
+
+def encoder_fingerprint(path: str, options: FrontendOptions) -> str:
+    """What a frontend's features depend on: its weights, both of its configurations, and how it is used.
+
+    Args:
+        path: a save_pretrained directory, a hub id, or a fairseq checkpoint.
+        options: the frontend's options.
+    """
+    source = model_source(path, "--speech-encoder")
+    digest = hashlib.sha256(fingerprint(source).encode())
+    for name in ("config.json", "preprocessor_config.json"):
+        if (source / name).is_file():
+            digest.update((source / name).read_bytes())
+    digest.update(json.dumps(asdict(options), sort_keys=True).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Keep the training segments whose transcript the speech encoder's own CTC head agrees with, by word error rate.
+
+    python scripts/filter_by_wer.py --manifest data/mustc-de/train.tsv --out data/mustc-de/train_clean.tsv \\
+        --speech-encoder models/wav2vec2-large-960h-lv60-self --max-wer 0.3
+    python scripts/filter_by_wer.py --manifest data/mustc-de/train.tsv --out data/mustc-de/train_100k.tsv \\
+        --speech-encoder wav2vec_vox_960h_pl.pt --dict dict.ltr.txt --max-examples 100000
+
+Every segment with a transcript (src_text) is decoded greedily and compared with it, both without case and punctuation.
+OUT.wer.tsv takes the columns id, wer, transcript, audio and decoder as they are found: a run that was interrupted goes
+on from there, and another threshold needs no new decoding (with another OUT, name the file by --wers). Segments without
+a transcript are left out, lines without audio are kept. Numbers written as digits, and words that nobody says, such as
+"(Applause)", count as errors: prep_mustc.py --clean-stage-directions takes the latter out first.
+
+A directory needs its tokenizer (vocab.json, tokenizer_config.json); a fairseq file its dictionary, by default
+dict.ltr.txt beside it. With neither --max-wer nor --max-examples every segment is kept, and the table of the word error
+rates helps to choose.
+"""
+
+import argparse
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import jiwer
+import regex
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
+
+from lst_fairseq.data.audio import SAMPLE_RATE
+from lst_fairseq.data.manifest import Row, atomic_text, read_manifest
+from lst_fairseq.data.preparation import PrepError, is_train, read_text
+from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+
+COLUMNS = ("id", "wer", "transcript", "audio", "decoder")
+THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+
+_APOSTROPHES = regex.compile("[\u2018\u2019\u02bc\uff07`]")
+_WORD_CHARACTER = r"[\p{L}\p{M}\p{N}]"
+# All but letters, combining marks, digits and apostrophes within a word separates words.
+_SEPARATORS = regex.compile(rf"(?:[^\p{{L}}\p{{M}}\p{{N}}']|(?<!{_WORD_CHARACTER})'|'(?!{_WORD_CHARACTER}))+")
+
+
+def normalise(text: str) -> str:
+    """A text as it is compared: lower case, one kind of apostrophe, and words with single spaces between them."""
+    text = _APOSTROPHES.sub("'", unicodedata.normalize("NFC", text).lower())
+    return _SEPARATORS.sub(" ", text).strip()
+
+
+def word_error_rate(reference: str, transcript: str) -> float | None:
+    """Word error rate of two texts after :func:`normalise`; None where the reference has no word."""
+    reference = normalise(reference)
+    return jiwer.wer(reference, normalise(transcript)) if reference else None
+
+
+def stored_transcripts(path: Path, key: str) -> dict[tuple[str, str], str]:
+    """(id, audio) -> transcript, of what this decoder wrote. A last line that was cut short is taken off the file."""
+    if not path.exists():
+        return {}
+    text = read_text(path, "")
+    lines = text.split("\n")
+    if tuple(lines[0].split("\t")) != COLUMNS and text:
+        raise PrepError(f"{path}:1: not a file of word error rates; --wers names another one")
+    if lines[-1]:
+        with atomic_text(path) as file:
+            file.write("".join(f"{line}\n" for line in lines[:-1]))
+    fields = (line.split("\t") for line in lines[1:-1])
+    return {(name, audio): transcript for name, _, transcript, audio, decoder in fields if decoder == key}
+
+
+def measure(
+    rows: Sequence[Row], transcriber: Transcriber, path: Path, batch_seconds: float, workers: int
+) -> dict[str, float | None]:
+    """Word error rate of each row by its id; what is not in the file yet is decoded and appended to it."""
+    stored = stored_transcripts(path, transcriber.key)
+    missing = [row for row in rows if (row.id, str(row.segment)) not in stored]
+    if stored:
+        print(f"{path}: {len(rows) - len(missing)} of {len(rows)} segments decoded already", file=sys.stderr)
+    is_new = not path.exists() or not path.stat().st_size
+    with (
+        open(path, "a", encoding="utf-8", newline="\n") as file,
+        tqdm(total=len(missing), unit="seg", disable=not missing) as progress,
+    ):
+        if is_new:
+            file.write("\t".join(COLUMNS) + "\n")
+        for batch, waveforms in read_ahead(make_batches(missing, batch_seconds), workers):
+            for row, transcript in zip(batch, transcriber.transcribe(waveforms), strict=True):
+                audio, rate = str(row.segment), word_error_rate(row.src_text, transcript)
+                stored[row.id, audio] = transcript
+                shown = "" if rate is None else f"{rate:.4f}"
+                file.write(f"{row.id}\t{shown}\t{transcript}\t{audio}\t{transcriber.key}\n")
+            file.flush()
+            progress.update(len(batch))
+    # From the transcripts, since src_text may be another one by now.
+    return {row.id: word_error_rate(row.src_text, stored[row.id, str(row.segment)]) for row in rows}
+
+
+def choose(rates: dict[str, float], max_wer: float | None, max_examples: int | None) -> set[str]:
+    """Ids of the segments to keep: those up to ``max_wer``, and of these the ones with the lowest rates."""
+    kept = [name for name, rate in rates.items() if max_wer is None or rate <= max_wer]
+    if max_examples is not None:
+        kept = sorted(kept, key=rates.__getitem__)[:max_examples]  # stable: of equals the first in the manifest
+    return set(kept)
+
+
+def write_lines(manifest: Path, out: Path, lines: set[int]) -> None:
+    """Copy the header and the given lines of a manifest as they are, with all their columns."""
+    text = read_text(manifest, "").split("\n")
+    with atomic_text(out) as file:
+        for number, line in enumerate(text, start=1):
+            if number == 1 or number in lines:
+                file.write(line.removesuffix("\r") + "\n")
+
+
+def summary(rows: Sequence[Row], rates: dict[str, float], kept: set[str]) -> str:
+    """Word error rate of all words, counts and hours by threshold, and what was kept."""
+    hours = {row.id: row.n_samples / SAMPLE_RATE / 3600 for row in rows}
+    words = {row.id: len(normalise(row.src_text).split()) for row in rows}
+    overall = sum(rate * words[name] for name, rate in rates.items()) / sum(words.values())
+    lines = [f"word error rate {overall:.2%} of {len(rates)} segments, {sum(map(hours.get, rates)):.2f} h"]
+    for threshold in THRESHOLDS:
+        names = [name for name, rate in rates.items() if rate <= threshold]
+        lines.append(f"  up to {threshold:4.0%}: {len(names):8d} segments {sum(map(hours.get, names)):9.2f} h")
+    lines.append(f"kept {len(kept)} segments, {sum(map(hours.get, kept)):.2f} h")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", type=Path, required=True, help="training manifest with src_text")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    parser.add_argument(
+        "--speech-encoder", required=True, help="model with a CTC head: directory, hub id in the cache, or fairseq .pt"
+    )
+    parser.add_argument("--dict", type=Path, help="dictionary of a .pt (default: dict.ltr.txt beside it)")
+    parser.add_argument("--max-wer", type=float, metavar="R", help="keep segments up to this rate, such as 0.3")
+    parser.add_argument("--max-examples", type=int, metavar="N", help="keep the N segments with the lowest rates")
+    parser.add_argument("--wers", type=Path, metavar="FILE", help="word error rates (default: OUT with .wer.tsv)")
+    parser.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
+    parser.add_argument("--skip-bad-audio", action="store_true", help="leave out and count segments with broken audio")
+    parser.add_argument("--batch-seconds", type=float, default=160.0, help="of audio at once, padded (default: 160)")
+    parser.add_argument("--workers", type=int, default=8, help="threads that read audio (default: 8)")
+    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
+    args = parser.parse_args(argv)
+    filtered = args.max_wer is not None or args.max_examples is not None
+    if filtered and not is_train(args.manifest.stem):
+        parser.error(f"--manifest {args.manifest}: only training data is filtered, whose name begins with train")
+    if args.max_examples is not None and args.max_examples < 1:
+        parser.error(f"--max-examples {args.max_examples}: has to be at least 1")
+    if args.out.resolve() == args.manifest.resolve():
+        parser.error("--out: has to be another file than --manifest, so that other thresholds can be tried")
+    try:
+        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        rows = read_manifest(args.manifest, args.audio_root, skip_bad_audio=args.skip_bad_audio).rows
+        spoken = [row for row in rows if not row.is_text]
+        usable = [row for row in spoken if normalise(row.src_text)]
+        if not usable:
+            raise PrepError(f"{args.manifest}: no segment has a transcript; the column src_text is needed")
+        transcriber = Transcriber(args.speech_encoder, args.dict, device, args.fp16)
+        wers = args.wers or args.out.with_suffix(".wer.tsv")
+        rates = measure(usable, transcriber, wers, args.batch_seconds, args.workers)
+        kept = choose(rates, args.max_wer, args.max_examples)
+        lines = {row.line for row in rows if row.is_text or not filtered or row.id in kept}
+        write_lines(args.manifest, args.out, lines)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(summary(usable, rates, kept))
+    report = f"{args.out}: {len(lines)} of {len(rows)} lines"
+    if filtered:
+        untranscribed = len(spoken) - len(usable)
+        report += f"; left out: {len(usable) - len(kept)} by word error rate, {untranscribed} without a transcript"
+    print(report)
+
+
+if __name__ == "__main__":
+    main()

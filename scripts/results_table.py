@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Write the results section of a README from what scripts/compare.py wrote, so that no figure is ever typed.
+
+    python scripts/results_table.py README.md examples/mini/results.json
+    python scripts/results_table.py README.md mini/results.json digits/results.json --check      # writes nothing
+
+Everything between these two lines of the README, which have to be there, is replaced:
+
+    <!-- results: written by scripts/results_table.py -->
+    <!-- end of results -->
+
+Each file gives a heading (its `title`, or corpus and split), the table, what the tests say, and the signatures. --check
+ends with an error where the section is not what the files give.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
+
+from lst_fairseq.comparison_report import section
+from lst_fairseq.data.manifest import atomic_text
+
+BEGIN = "<!-- results: written by scripts/results_table.py -->"
+END = "<!-- end of results -->"
+
+
+def read_section(path: Path) -> str:
+    """The section of one results file; ends the program with one line where it is not one of scripts/compare.py."""
+    try:
+        return section(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        sys.exit(f"error: {path}: no such file; make it with scripts/compare.py")
+    except (ValueError, LookupError, TypeError) as error:
+        sys.exit(f"error: {path}: not a results.json of scripts/compare.py ({error!r}); compare again")
+
+
+def replaced(text: str, path: Path, body: str) -> str:
+    """The README's text with ``body`` between the two marker lines."""
+    lines = text.split("\n")
+    for marker in (BEGIN, END):
+        if lines.count(marker) != 1:
+            sys.exit(f"error: {path}: {lines.count(marker)} lines {marker!r}, one is needed; put one where it belongs")
+    begin, end = lines.index(BEGIN), lines.index(END)
+    if begin > end:
+        sys.exit(f"error: {path}: {END!r} stands before {BEGIN!r}; put it behind")
+    return "\n".join([*lines[: begin + 1], "", body, "", *lines[end:]])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readme", type=Path, metavar="README.md", help="the file with the two marker lines")
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.json", help="in the order of the section")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail where the section is stale")
+    args = parser.parse_args(argv)
+
+    try:
+        before = args.readme.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        sys.exit(f"error: {args.readme}: no such file; give the README with the marker lines")
+    after = replaced(before, args.readme, "\n\n".join(read_section(path) for path in args.results))
+    if args.check and after != before:
+        command = shlex.join(["python", "scripts/results_table.py", str(args.readme), *map(str, args.results)])
+        sys.exit(f"error: {args.readme}: its results are stale; run {command}")
+    if not args.check:
+        with atomic_text(args.readme) as file:
+            file.write(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Recognise the segments of a manifest with a speech encoder's own CTC head: a TSV file of id and transcript.
+
+    python scripts/transcribe.py --manifest data/tst-COMMON.tsv --speech-encoder models/wav2vec2-large-960h-lv60-self \\
+        --out transcripts/tst-COMMON.tsv
+    python scripts/transcribe.py --manifest data/tst-COMMON.tsv --speech-encoder wav2vec_vox_960h_pl.pt \\
+        --out transcripts/tst-COMMON.tsv
+
+Greedy, every segment, in the manifest's order; examples/mustc/cascade.sh translates it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
+
+from lst_fairseq.data.manifest import atomic_text, read_manifest
+from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", type=Path, required=True, help="segments to recognise")
+    parser.add_argument(
+        "--speech-encoder", required=True, help="model with a CTC head: directory, hub id in the cache, or fairseq .pt"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="TSV file to write")
+    parser.add_argument("--dict", type=Path, help="dictionary of a .pt (default: dict.ltr.txt beside it)")
+    parser.add_argument("--batch-seconds", type=float, default=160.0, help="of audio at once, padded (default: 160)")
+    parser.add_argument("--workers", type=int, default=8, help="threads that read audio (default: 8)")
+    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
+    args = parser.parse_args(argv)
+    try:
+        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        rows = [row for row in read_manifest(args.manifest).rows if not row.is_text]
+        transcriber = Transcriber(args.speech_encoder, args.dict, device, args.fp16)
+        transcripts: dict[str, str] = {}
+        with tqdm(total=len(rows), unit="seg") as progress:
+            for batch, waveforms in read_ahead(make_batches(rows, args.batch_seconds), args.workers):
+                texts = transcriber.transcribe(waveforms)
+                transcripts.update(zip((row.id for row in batch), texts, strict=True))
+                progress.update(len(batch))
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_text(args.out) as file:
+        file.write("id\ttranscript\n")
+        file.writelines(f"{row.id}\t{transcripts[row.id]}\n" for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""scripts/results_table.py: a README's results are what the JSON says, or --check fails."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+README = """\
+# A project
+
+Before.
+
+<!-- results: written by scripts/results_table.py -->
+typed by hand: 99.9
+<!-- end of results -->
+
+After.\u2028 The end.
+"""
+SYSTEM = {"bleu": 61.24, "bleu_ci": 2.04, "chrf": 70.1, "chrf_ci": 1.5, "signature": "tok:13a"}
+RESULTS = {
+    "title": "Mini, En-De",
+    "segments": 1300,
+    "baseline": "base",
+    "bootstrap": {"samples": 1000, "seed": 5},
+    "systems": [
+        {"name": "LST", **SYSTEM, "bleu_p": 0.000999, "chrf_p": 0.34, "full_signature": "n:1300|tok:13a", "saw": "all"},
+        {"name": "base", **SYSTEM, "bleu": 11.0, "trained_parameters": 512, "train_seconds": 9000},
+    ],
+    "differences": [],
+    "machine": {"cpus": 2, "gpus": [], "platform": "Linux"},
+}
+SECTION = """\
+### Mini, En-De
+
+| system | BLEU | p (BLEU) | chrF2 | p (chrF2) | trained on | trained parameters | training |
+|---|---|---|---|---|---|---|---|
+| LST | 61.2 ± 2.0 | 0.001 | 70.1 ± 1.5 | 0.34 | all |  |  |
+| base | 11.0 ± 2.0 |  | 70.1 ± 1.5 |  |  | 512 | 2.5 h |
+
+- LST is significantly above base: +50.2 BLEU, p = 0.001.
+
+± is half the 95 % interval over 1,000 bootstrap resamples of 1,300 segments (seed 5). p is of the paired bootstrap \
+test against base, by sacreBLEU. Compared on 2 CPUs, no GPU.
+
+- LST: `n:1300|tok:13a`
+- base: `tok:13a`"""
+
+
+@pytest.fixture(scope="module")
+def command() -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / "results_table.py"
+    spec = importlib.util.spec_from_file_location("results_table", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    readme, results = tmp_path / "README.md", tmp_path / "results.json"
+    readme.write_text(README, encoding="utf-8")
+    results.write_text(json.dumps(RESULTS), encoding="utf-8")
+    return readme, results
+
+
+def test_section_is_written_between_the_markers(command: ModuleType, files: tuple[Path, Path]) -> None:
+    readme, results = files
+    command.main([str(readme), str(results)])
+    written = readme.read_text(encoding="utf-8")
+    assert written == README.replace("typed by hand: 99.9\n", f"\n{SECTION}\n\n")
+    command.main([str(readme), str(results)])
+    assert readme.read_text(encoding="utf-8") == written
+    command.main([str(readme), str(results), str(results)])
+    assert readme.read_text(encoding="utf-8") == README.replace(
+        "typed by hand: 99.9\n", f"\n{SECTION}\n\n{SECTION}\n\n"
+    )
+
+
+def test_check_fails_where_the_section_is_stale(command: ModuleType, files: tuple[Path, Path]) -> None:
+    readme, results = files
+    with pytest.raises(SystemExit, match=r"its results are stale; run python scripts/results_table.py \S+README.md"):
+        command.main([str(readme), str(results), "--check"])
+    assert readme.read_text(encoding="utf-8") == README
+    command.main([str(readme), str(results)])
+    command.main([str(readme), str(results), "--check"])
+    readme.write_text(readme.read_text(encoding="utf-8").replace("61.2", "71.2"), encoding="utf-8")
+    with pytest.raises(SystemExit, match="stale"):
+        command.main([str(readme), str(results), "--check"])
+
+
+def test_errors_are_one_line(command: ModuleType, files: tuple[Path, Path], tmp_path: Path) -> None:
+    readme, results = files
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"systems": []}')
+    begin, end = command.BEGIN, command.END
+    for name, text in (("none", "text"), ("twice", f"{begin}\n{begin}\n{end}"), ("turned", f"{end}\n{begin}")):
+        (tmp_path / f"{name}.md").write_text(text)
+    for arguments, message in (
+        ([tmp_path / "gone.md", results], "gone.md: no such file"),
+        ([readme, tmp_path / "gone.json"], "gone.json: no such file; make it with scripts/compare.py"),
+        ([readme, broken], "broken.json: not a results.json"),
+        ([tmp_path / "none.md", results], "none.md: 0 lines '<!-- results: .*one is needed"),
+        ([tmp_path / "twice.md", results], "twice.md: 2 lines"),
+        ([tmp_path / "turned.md", results], "stands before"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: .*{message}") as caught:
+            command.main([str(argument) for argument in arguments])
+        assert "\n" not in caught.value.code
+    assert readme.read_text(encoding="utf-8") == README
