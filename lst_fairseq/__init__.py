@@ -6,12 +6,16 @@ architectures and the criterion ``lst_cross_entropy``, and applies the few repai
 The system: "Tuning Large Language Model for End-to-end Speech Translation" (arXiv 2310.02050).
 """
 
+import logging
+
 __version__ = "0.1.0"
 
 
 def _require_fairseq() -> None:
     """Fail in one line that says what to run, instead of with whatever an unusable fairseq raises at import."""
     remedy = "run `bash scripts/setup.sh`, or `pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1`"
+    # One of its tasks asks for tensorboardX when it is imported, which nothing here needs.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     try:
         import fairseq
     except Exception as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError

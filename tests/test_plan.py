@@ -125,7 +125,7 @@ def test_parameters_of_each_module(modules, settings, corpus, backbones):
     ],
 )
 def test_checkpoints_are_as_large(modules, precision, settings, corpus, backbones, tmp_path):
-    """As planned within 2 % (of it some 300 bytes a tensor are the file's own), with and without optimiser state."""
+    """As planned, within 2 % and what of a small file is settings, with and without optimiser state."""
     llm = tmp_path / "llm"
     save_llama(llm, hidden_size=128, intermediate_size=512)  # large enough for that
     settings = {"train_modules": modules, **settings}
@@ -135,7 +135,8 @@ def test_checkpoints_are_as_large(modules, precision, settings, corpus, backbone
     )
     result = planned(*arguments(backbones, llm=llm, seconds=1, **settings))
     key = "checkpoint_bytes" if precision == "fp32" else "checkpoint_bytes_mixed_precision"
-    assert run.path().stat().st_size == pytest.approx(result[key], rel=0.02)
+    settings_bytes = 40_000
+    assert 0 < run.path().stat().st_size - result[key] < 0.02 * result[key] + settings_bytes
     held = sum(v.numel() * 4 for k, v in run.checkpoint()["model"].items() if v.is_floating_point())
     assert held == result["checkpoint_bytes_without_optimizer"]
 
