@@ -2,7 +2,7 @@
 """How long scripts/prep_mustc.py and scripts/check_manifest.py take on a corpus of MuST-C's size, and how much memory.
 
     python benchmarks/mustc_manifest.py --json mustc_manifest.json
-    python benchmarks/mustc_manifest.py --segments 20000 --talks 200 --corpus /tmp/mustc --yaml-loader
+    python benchmarks/mustc_manifest.py --segments 20000 --talks 200 --corpus made-up --yaml-loader
 
 The corpus is made on the spot, in MuST-C's layout and with its numbers: talks of some 12 minutes, segments of some 6 s,
 English and German sentences of words in their usual lengths. The wav files have whole headers and no samples (they are
