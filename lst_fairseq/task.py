@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
@@ -26,6 +25,7 @@ from lst_fairseq.data.feature_cache import FeatureCache
 from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
+from lst_fairseq.data.sampling import sampled, sampled_sizes
 from lst_fairseq.models.frontends import FRONTENDS, encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
@@ -203,7 +203,7 @@ class LstTask(SpeechToTextTask):
         if is_train and len(datasets) > 1:
             sizes = sampled_sizes([len(d) for d in datasets], self.data_cfg.sampling_alpha)
             logger.info(f"segments an epoch: {', '.join(f'{n} {s:,}' for n, s in zip(names, sizes, strict=True))}")
-            datasets = [_sampled(d, s, self.cfg.seed, epoch) for d, s in zip(datasets, sizes, strict=True)]
+            datasets = [sampled(d, s, self.cfg.seed, epoch) for d, s in zip(datasets, sizes, strict=True)]
         self.datasets[split] = ConcatDataset(datasets) if len(datasets) > 1 else datasets[0]
 
     def _load_split(self, name: str) -> LstDataset:
@@ -365,32 +365,6 @@ class LstTask(SpeechToTextTask):
             for number, (path, n_samples) in enumerate(zip(src_tokens, src_lengths, strict=True), start=1)
         ]
         return self._dataset("interactive", Manifest("input", rows), None)
-
-
-def sampled_sizes(sizes: Sequence[int], alpha: float) -> list[int]:
-    """Segments of each manifest in an epoch of temperature sampling (arXiv 1907.05019).
-
-    fairseq's own ratios go by language pair and by frames: those of several tasks over one language pair are all 1,
-    and text has no frames.
-
-    Args:
-        sizes: segments of each manifest.
-        alpha: 1/T; shares are proportional to the sizes to this power.
-
-    Returns:
-        at least one segment of each, and as many in all as there are, up to rounding.
-    """
-    powers = np.asarray(sizes, dtype=np.float64) ** alpha
-    return np.maximum(1, np.rint(powers / powers.sum() * sum(sizes))).astype(int).tolist()
-
-
-def _sampled(dataset: LstDataset, size: int, seed: int, epoch: int) -> FairseqDataset:
-    """A dataset of so many segments, drawn anew in each epoch; with replacement where there are not enough."""
-    if size == len(dataset):
-        return dataset
-    # fairseq rounds the product of ratio and length up.
-    ratio = (size - 0.5) / len(dataset)
-    return ResamplingDataset(dataset, size_ratio=ratio, seed=seed, epoch=epoch, replace=size > len(dataset))
 
 
 def _parts(dataset: FairseqDataset) -> list[LstDataset]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fairseq.data import ConcatDataset
 
-from lst_fairseq.task import sampled_sizes
+from lst_fairseq.data.sampling import sampled_sizes
 from tests.running import run_generate, run_train
 from tests.task_corpus import TEMPLATE, build, train_all, write_task_corpus
 from tests.test_distributed import run_two

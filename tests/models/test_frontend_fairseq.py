@@ -23,7 +23,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lst_fairseq.models.frontends import FrontendOptions, build_frontend
-from lst_fairseq.models.frontends.fairseq_checkpoint import FairseqFrontend, load_fairseq_frontend, parse_convolutions
+from lst_fairseq.models.frontends.fairseq_checkpoint import FairseqFrontend, load_fairseq_frontend
+from lst_fairseq.models.frontends.fairseq_settings import parse_convolutions
 
 AUTO = FrontendOptions()
 CTC = FrontendOptions(ctc=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fairseq.data.data_utils import numpy_seed
 from torch import Tensor, nn
 
 WINDOWS = ("exact", "trim")
@@ -124,6 +125,25 @@ class SpeechFrontend(nn.Module):
         Returns:
             features [B, N, output_dim] in the encoder's type, and their lengths, LongTensor [B].
         """
+        if not self.training:
+            return self._encode_all(waveforms, lengths)
+        # The pretrained models draw from numpy's global state (masks of channels, layers to drop), and fairseq seeds
+        # torch before an update.
+        with numpy_seed(int(torch.randint(2**31, ()))):
+            return self._encode_all(waveforms, lengths)
+
+    def _encode_all(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.by_length:
+            return encode_by_length(self.encode, waveforms, lengths)
+        return self.encode(waveforms, lengths)
+
+    @property
+    def by_length(self) -> bool:
+        """Whether rows of equal length are encoded together, unpadded."""
+        return self.options.batching == "equal"
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`forward` for a batch that is encoded at once."""
         raise NotImplementedError
 
     @torch.no_grad()

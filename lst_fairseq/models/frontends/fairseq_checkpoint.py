@@ -1,41 +1,29 @@
 """wav2vec 2.0 and HuBERT as frontends, from the checkpoint files that fairseq publishes (fairseq-fixed 0.12.3.1)."""
 
-import ast
-import dataclasses
-import pickle
-import re
-import struct
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from fairseq.data.data_utils import numpy_seed
-from fairseq.dataclass import FairseqDataclass
 from fairseq.models.hubert.hubert import HubertConfig, HubertModel
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lst_fairseq.models.frontends.base import (
     FrontendOptions,
     SpeechFrontend,
-    encode_by_length,
     padding_mask,
     register_frontend,
+)
+from lst_fairseq.models.frontends.fairseq_settings import (
+    checkpoint_settings,
+    encoder_settings,
+    parse_convolutions,
+    read_checkpoint,
 )
 from lst_fairseq.models.frontends.pretrained_frontend import span_mask
 from lst_fairseq.models.frontends.wav2vec2 import conv_lengths, own_group_norm
 
-#: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
-MODELS = {
-    "wav2vec2": ("", "fairseq-wav2vec2"),
-    "hubert": ("", "fairseq-hubert"),
-    "wav2vec_ctc": ("w2v_encoder.w2v_model.", "fairseq-wav2vec2"),
-    "hubert_ctc": ("w2v_encoder.w2v_model.", "fairseq-hubert"),
-}
 CTC_HEAD = "w2v_encoder.proj."
 #: <s>, the dictionary's first symbol (fairseq/tasks/audio_finetuning.py:123, hubert_pretraining.py:127).
 BLANK = 0
@@ -148,7 +136,6 @@ class FairseqFrontend(SpeechFrontend):
         self.kernels = [kernel for _, kernel, _ in convolutions]
         self.strides = [stride for _, _, stride in convolutions]
         self.crop: int = config.get("crop_seq_to_multiple", 1)
-        self.by_length = options.batching == "equal" or (options.batching == "auto" and sees_padding(config))
         # Stays until the next batch, as for the frontends of transformers.
         self._first_mask: Tensor | None = None
         if config["extractor_mode"] == "default" and options.batching == "auto":
@@ -168,20 +155,11 @@ class FairseqFrontend(SpeechFrontend):
         lengths = conv_lengths(n_samples.clamp(min=self._shortest()), self.kernels, self.strides)
         return lengths - lengths % self.crop
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if self.training:
-            # fairseq drops layers by numpy's global state (wav2vec2.py:1117), and seeds torch before an update.
-            with numpy_seed(int(torch.randint(2**31, ()))):
-                return self._encode_all(waveforms, lengths)
-        return self._encode_all(waveforms, lengths)
-
-    def _encode_all(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if self.by_length:
-            return encode_by_length(self.encode, waveforms, lengths)
-        return self.encode(waveforms, lengths)
+    @property
+    def by_length(self) -> bool:
+        return super().by_length or (self.options.batching == "auto" and sees_padding(self.config))
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`forward` for a batch that is encoded at once."""
         waveforms = waveforms.float()
         if self.normalise:
             waveforms = layer_norm_waveforms(waveforms, lengths)
@@ -268,133 +246,6 @@ def load_fairseq_frontend(path: str | Path, options: FrontendOptions) -> Fairseq
     except (KeyError, TypeError, AttributeError, AssertionError, RuntimeError, IndexError) as error:
         raise ValueError(f"--speech-encoder {path}: its settings make no model ({error!r})") from error
     return frontend
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, read with weights only, so that no file can run code.
-
-    Raises:
-        ValueError: it is refused or truncated; the message names it.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
-            f"--speech-encoder {path}: refused, since it is no checkpoint or holds more than tensors and settings, and "
-            f"reading it could run code ({asked[1] if asked else 'unknown content'}); use the file as its authors "
-            "publish it"
-        ) from None
-    except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OSError, struct.error) as error:
-        if getattr(error, "filename", None):  # cannot be opened, and says which
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(
-            f"--speech-encoder {path}: not a complete checkpoint, perhaps truncated ({reason}); copy it again"
-        ) from None
-    return state
-
-
-def checkpoint_settings(state: Any) -> tuple[dict[str, Any], str]:
-    """What ``FairseqFrontend.settings`` would return for a checkpoint, and where its encoder's parameters are.
-
-    Raises:
-        ValueError: it is no fairseq checkpoint, or one of another kind of model.
-    """
-    known = ", ".join(MODELS)
-    stored = plain(state.get("cfg")) or plain(state.get("args")) if isinstance(state, dict) else None
-    if not isinstance(stored, dict) or not isinstance(state.get("model"), dict):
-        raise ValueError(f"no fairseq checkpoint (no `model` with its `cfg` or `args`); known kinds: {known}")
-    model, task = sections(stored)
-    prefix, kind = MODELS.get(model_name(model), (None, None))
-    if kind is None:
-        raise ValueError(f"a checkpoint of kind {model_name(model)!r}, which is no speech encoder; known: {known}")
-    encoder, apply_mask, normalize = model, True, [task, model]
-    if prefix:
-        if not isinstance(model.get("w2v_args"), dict):
-            raise ValueError("its settings lack w2v_args, those of the encoder; use the file as its authors publish it")
-        encoder, pretraining_task = sections(model["w2v_args"])
-        if model_name(encoder) not in MODELS or MODELS[model_name(encoder)] != ("", kind):
-            raise ValueError(f"its encoder is of kind {model_name(encoder)!r}, which does not serve; known: {known}")
-        # Wav2VecEncoder takes the type of layer from the fine-tuned model's settings (wav2vec2_asr.py:441).
-        encoder = {**encoder, "layer_type": model.get("layer_type") or encoder.get("layer_type")}
-        apply_mask, normalize = model.get("apply_mask", False), [task, model, pretraining_task, encoder]
-    flags = [section["normalize"] for section in normalize if isinstance(section.get("normalize"), bool)]
-    config = {**encoder, "apply_mask": bool(apply_mask)}
-    return {"kind": kind, "config": config, "preprocessor": {"normalize": bool(flags and flags[0])}}, prefix
-
-
-def plain(stored: Any) -> Any:
-    """Settings in any of fairseq's containers (Namespace, DictConfig, numpy scalars) as plain Python values."""
-    if OmegaConf.is_config(stored):
-        stored = OmegaConf.to_container(stored, enum_to_str=True)
-    if isinstance(stored, Namespace):
-        stored = vars(stored)
-    if isinstance(stored, dict):
-        return {name: plain(value) for name, value in stored.items()}
-    if isinstance(stored, (list, tuple)):
-        return [plain(value) for value in stored]
-    return stored.item() if isinstance(stored, np.generic) else stored
-
-
-def sections(stored: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the model and of the task: two sections of a ``cfg``, one and the same of the older ``args``."""
-    if isinstance(stored.get("model"), dict):
-        return stored["model"], stored.get("task") or {}
-    return stored, stored
-
-
-def model_name(model: dict[str, Any]) -> str | None:
-    """fairseq's name of a model, in newer and older settings."""
-    return model.get("_name") or model.get("arch")
-
-
-def encoder_settings(config_class: type[FairseqDataclass], stored: dict[str, Any]) -> dict[str, Any]:
-    """The encoder's fields of stored settings, with fairseq's defaults for those that an older file lacks."""
-    settings = {}
-    for field in dataclasses.fields(config_class):
-        default = field.default_factory() if field.default is dataclasses.MISSING else field.default
-        value = stored.get(field.name)
-        # A reference to another section ("${task.label_rate}") is of no use here.
-        unset = value is None or (isinstance(value, str) and value.startswith(("${", "???")))
-        settings[field.name] = default if unset else value
-    # How the pretraining saved memory does not bind those who use its encoder.
-    settings["checkpoint_activations"] = False
-    if "label_rate" in settings:
-        settings["label_rate"] = 1.0  # of pretraining's targets
-    return settings
-
-
-def parse_convolutions(text: str) -> list[tuple[int, int, int]]:
-    """(channels, kernel, stride) of each convolution, from a text like ``[(512, 10, 5)] + [(512, 3, 2)] * 4``.
-
-    Raises:
-        ValueError: the text is anything but sums and multiples of lists of three whole numbers.
-    """
-
-    def layers(node: ast.expr) -> list[tuple[int, int, int]]:
-        match node:
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return layers(left) + layers(right)
-            case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))) if 0 < times < 100:
-                return layers(left) * times
-            case ast.List(elts=elements):
-                return [numbers(element) for element in elements]
-        raise ValueError
-
-    def numbers(node: ast.expr) -> tuple[int, int, int]:
-        channels, kernel, stride = ast.literal_eval(node)
-        if not all(type(number) is int and number > 0 for number in (channels, kernel, stride)):
-            raise ValueError
-        return channels, kernel, stride
-
-    try:
-        convolutions = layers(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError):
-        convolutions = []
-    if not convolutions:
-        raise ValueError(f"conv_feature_layers {text!r} is no list of (channels, kernel, stride)")
-    return convolutions
 
 
 def encoder_parameters(model: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

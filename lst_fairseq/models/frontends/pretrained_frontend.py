@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from fairseq.data.data_utils import numpy_seed
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCTC, PretrainedConfig, PreTrainedModel
 
-from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend, encode_by_length
+from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
 from lst_fairseq.models.pretrained import load_pretrained
 
 
@@ -108,22 +107,6 @@ class PretrainedFrontend(SpeechFrontend):
     def drop_what_follows_the_layers(self) -> None:
         """Leave out what the model applies to its last layer's output, for the output of an inner layer."""
         raise NotImplementedError
-
-    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`forward` for a batch that is encoded at once."""
-        raise NotImplementedError
-
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if self.training:
-            # transformers masks feature channels by numpy's global state, and fairseq seeds torch before an update.
-            with numpy_seed(int(torch.randint(2**31, ()))):
-                return self._encode_all(waveforms, lengths)
-        return self._encode_all(waveforms, lengths)
-
-    def _encode_all(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if self.options.batching == "equal":
-            return encode_by_length(self.encode, waveforms, lengths)
-        return self.encode(waveforms, lengths)
 
     def time_mask(self, lengths: Tensor, size: int) -> Tensor | None:
         """Where the configuration's time masking (``mask_time_*``) strikes in train mode: bool [B, size], or None.
