@@ -5,6 +5,7 @@
 #
 #   MUSTC_ROOT=/corpora/MUSTC_v1.0 bash examples/mustc/baseline.sh                             # after run.sh
 #   BASELINE_UPDATES=100000 MUSTC_ROOT=/corpora/MUSTC_v1.0 bash examples/mustc/baseline.sh     # after prep.sh
+#   BASELINE_LRS="1e-3 2e-3" BASELINE_ARCHS="s2t_transformer_s s2t_transformer_m" ... bash examples/mustc/baseline.sh
 #   BASELINE=conformer BASELINE_ARCH=s2t_conformer ... bash examples/mustc/baseline.sh
 #   BASELINE=wav2vec-transformer BASELINE_FEATURES=frontend ... bash examples/mustc/baseline.sh
 #
@@ -53,43 +54,76 @@ limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-tr
     fi
 }
 
+# From here on in the settings that the baseline shares with LST.
+AVERAGE=$BASELINE_AVERAGE SAVE_INTERVAL=${BASELINE_SAVE_INTERVAL:-$SAVE_INTERVAL}
 read_words more "$BASELINE_ARGS"
-# As fairseq's recipe for MuST-C has them.
-common=(
-    --task speech_to_text --arch "$BASELINE_ARCH" --criterion label_smoothed_cross_entropy
-    --label-smoothing "$BASELINE_LABEL_SMOOTHING" --report-accuracy
-    --optimizer adam --lr "$BASELINE_LR" --lr-scheduler inverse_sqrt --warmup-updates "$BASELINE_WARMUP"
-    --clip-norm 10.0 --max-tokens "$BASELINE_MAX_TOKENS" --update-freq "$BASELINE_UPDATE_FREQ" --seed "$SEED"
-    --required-batch-size-multiple 1 "${PRECISION_ARGS[@]}"
-)
+transcripts=(--config-yaml config_asr.yaml --train-subset train_asr --valid-subset dev_asr)
+translations=(--config-yaml config.yaml --train-subset train --valid-subset dev)
+
+train() { # NAME DIRECTORY ARCH LR ARGUMENT...: a step of training, as fairseq's recipe for MuST-C has it
+    local arguments=(
+        --task speech_to_text --arch "$3" --criterion label_smoothed_cross_entropy
+        --label-smoothing "$BASELINE_LABEL_SMOOTHING" --report-accuracy
+        --optimizer adam --lr "$4" --lr-scheduler inverse_sqrt --warmup-updates "$BASELINE_WARMUP"
+        --clip-norm 10.0 --max-tokens "$BASELINE_MAX_TOKENS" --update-freq "$BASELINE_UPDATE_FREQ" --seed "$SEED"
+        --required-batch-size-multiple 1 "${PRECISION_ARGS[@]}" "${LIMIT[@]}" "${more[@]}" "${@:5}"
+    )
+    if step_needed "$2" "${arguments[@]}" --data "$features_hash"; then
+        echo "== $1, $3: $BUDGET on $(device_words)"
+        host_arguments "$LST_ROOT/lst_fairseq"
+        run_training "$1" "$2" "$UPDATES" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
+        step_done "$2"
+    fi
+}
+
+# Set ARCH and LR to those of BASELINE_ARCHS and BASELINE_LRS with the lowest loss on dev after a part of the budget.
+choose_arch_and_lr() {
+    local trials=$WORK/$BASELINE/trials subsets=("${translations[@]}") candidate archs lrs
+    ARCH=$BASELINE_ARCH LR=$BASELINE_LR
+    if [[ -z $BASELINE_LRS$BASELINE_ARCHS ]]; then return; fi
+    if [[ $BASELINE_PRETRAIN == 1 ]]; then subsets=("${transcripts[@]}"); fi
+    limit_to "$BASELINE_TUNE_SHARE"
+    read -ra lrs <<<"${BASELINE_LRS:-$LR}"
+    for candidate in "${lrs[@]}"; do
+        train "$BASELINE, trial of $candidate" "$trials/$ARCH-$candidate" "$ARCH" "$candidate" "${subsets[@]}"
+    done
+    LR=$(best_trial "${lrs[@]/#/$trials/$ARCH-}") LR=${LR##*"$ARCH-"}
+    read -ra archs <<<"${BASELINE_ARCHS:-$ARCH}"
+    for candidate in "${archs[@]}"; do
+        train "$BASELINE, trial of $candidate" "$trials/$candidate-$LR" "$candidate" "$LR" "${subsets[@]}"
+    done
+    archs=("${archs[@]/%/-$LR}")
+    ARCH=$(best_trial "${archs[@]/#/$trials/}") ARCH=${ARCH##*/} ARCH=${ARCH%"-$LR"}
+    echo "== $BASELINE: $ARCH at $LR, by the loss on dev"
+    tuned=("tuned_training=dev, lr of ${lrs[*]}, arch of ${BASELINE_ARCHS:-$ARCH}; $BUDGET each")
+}
+
+best_trial() { # DIRECTORY...: the one whose last loss on dev is lowest
+    local dir loss
+    for dir in "$@"; do
+        loss=$(sed -nE 's/.* \| dev(_asr)? \| .*[| ]loss ([-+.0-9e]+) .*/\2/p' "$dir/train.log" | tail -n 1)
+        [[ -n $loss ]] || die "$dir/train.log has no loss on dev: raise BASELINE_TUNE_SHARE"
+        printf '%s\t%s\n' "$loss" "$dir"
+    done | sort -g | head -n 1 | cut -f 2
+}
+
+tuned=()
+choose_arch_and_lr
 start=() share=100 spent=0 words="from scratch" log=$model/train.log saw="speech, translations"
 if [[ $BASELINE_PRETRAIN == 1 ]]; then
     limit_to "$BASELINE_PRETRAIN_SHARE"
-    arguments=(--config-yaml config_asr.yaml --train-subset train_asr --valid-subset dev_asr "${common[@]}" "${LIMIT[@]}" "${more[@]}")
-    if step_needed "$asr" "${arguments[@]}" --data "$features_hash"; then
-        echo "== $BASELINE, $BASELINE_ARCH on transcripts: $BUDGET on $(device_words)"
-        host_arguments "$LST_ROOT/lst_fairseq"
-        run_training "$BASELINE, ASR" "$asr" "$UPDATES" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
-        step_done "$asr"
-    fi
+    train "$BASELINE on transcripts" "$asr" "$ARCH" "$LR" "${transcripts[@]}"
     start=(--load-pretrained-encoder-from "$asr/checkpoint_last.pt")
     share=$((100 - BASELINE_PRETRAIN_SHARE)) spent=$(seconds_of "$asr") words="pretrained on transcripts"
     log=$asr/train.log:$log saw="speech, transcripts, translations"
 fi
-
 limit_to "$share"
-arguments=(--config-yaml config.yaml --train-subset train --valid-subset dev "${common[@]}" "${LIMIT[@]}" "${start[@]}" "${more[@]}")
-if step_needed "$model" "${arguments[@]}" --data "$features_hash"; then
-    echo "== $BASELINE, $BASELINE_ARCH $words: $BUDGET on $(device_words)"
-    host_arguments "$LST_ROOT/lst_fairseq"
-    run_training "$BASELINE" "$model" "$UPDATES" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
-    step_done "$model"
-fi
+train "$BASELINE" "$model" "$ARCH" "$LR" "${translations[@]}" "${start[@]}"
 
 if [[ $BASELINE_FEATURES == frontend ]]; then words="on frozen speech encoder, $words"; fi
 # Longer than any test segment, so that fairseq leaves none out.
-translate_and_score "$BASELINE" "$BASELINE_ARCH $words" "$model" "$features" "$LST_ROOT/lst_fairseq" \
+translate_and_score "$BASELINE" "$ARCH $words" "$model" "$features" "$LST_ROOT/lst_fairseq" \
     --task speech_to_text --config-yaml config.yaml --batch-size 1 \
     --max-source-positions 100000 --max-target-positions 100000 \
     -- "train_seconds=$((spent + $(seconds_of "$model")))" "trained_parameters=$(trained_parameters "$model")" \
-    "log=$log" "saw=$saw"
+    "log=$log" "saw=$saw" "${tuned[@]}"

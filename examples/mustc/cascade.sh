@@ -15,7 +15,7 @@ need_step "$model" text.sh >/dev/null
 find_device
 transcripts=$WORK/cascade/transcripts text=$WORK/cascade/data
 
-mapfile -t splits < <(test_splits)
+mapfile -t splits < <(if [[ -n $TUNE_BEAMS$TUNE_LENPENS ]]; then echo dev; fi && test_splits)
 if step_needed "$transcripts" --splits "${splits[@]}" --speech-encoder "$SPEECH_ENCODER" --data "$data_hash"; then
     for split in "${splits[@]}"; do
         echo "== recognising $split"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LST beside everything that it has to be compared with, on the very same segments: trains, translates and scores what is not
-# there yet, and writes the table, tests of significance, plots and sentences to WORK/comparison.
+# there yet, and writes the table, tests of significance, plots and sentences to WORK/comparison, a folder for each split.
 #
 #   MUSTC_ROOT=/corpora/MUSTC_v1.0 SPEECH_ENCODER=/models/wav2vec2 LLM=/models/llama bash examples/mustc/compare.sh
 #   SYSTEMS="two-stage lora s2t" ... bash examples/mustc/compare.sh
@@ -9,7 +9,8 @@
 # pretrained on the transcripts), conformer (s2t_conformer likewise), wav2vec (an s2t_transformer on the frozen speech
 # encoder), text (the LLM on reference transcripts: the upper bound), cascade (the CTC head's transcripts, then that LLM).
 # Every system gets at least the training time of LST's two stages or, with the LLM in it, its updates. Beam and length
-# penalty are the same for all; tune them on dev (SPLITS=dev BEAM=... bash examples/mustc/generate.sh), never on test.
+# penalty are the same for all, or each system's best on dev (TUNE_BEAMS, TUNE_LENPENS); learning rate and architecture of
+# s2t are tried on dev with BASELINE_LRS and BASELINE_ARCHS.
 # Settings: SYSTEMS, LORA_LR, ... (see settings.sh).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -23,35 +24,57 @@ wanted() { [[ " $SYSTEMS " == *" $1 "* ]]; } # SYSTEM
 step() { # SETTING=VALUE... SCRIPT: one step of the recipe with some settings of its own
     env TRIPLES=0 "${@:1:$#-1}" bash "$RECIPE/${!#}.sh"
 }
-scores=()
-take() { # SYSTEM: its scores of the first test split, for the table
-    scores+=("$WORK/scores/$1.$split.json")
-}
+untried=(BASELINE_PRETRAIN=1 BASELINE_LRS= BASELINE_ARCHS=) # the search is for the main baseline
+done_systems=() # in the table's order, as WORK/scores names them
 
 step prep
-split=$(test_splits | head -n 1)
 # The two stages first: their time is what the baselines get.
-if wanted two-stage || wanted s2t || wanted conformer || wanted wav2vec; then step stage1 && step stage2; fi
-if wanted two-stage; then step generate && take lst-two-stage; fi
-if wanted one-stage; then step ONE_STAGE=1 stage2 && step ONE_STAGE=1 generate && take lst-one-stage; fi
+if wanted two-stage || wanted lora || wanted s2t || wanted conformer || wanted wav2vec; then step stage1; fi
+if wanted two-stage || wanted s2t || wanted conformer || wanted wav2vec; then step stage2; fi
+if wanted two-stage; then
+    step generate
+    done_systems+=(lst-two-stage)
+fi
+if wanted one-stage; then
+    step ONE_STAGE=1 stage2
+    step ONE_STAGE=1 generate
+    done_systems+=(lst-one-stage)
+fi
 if wanted lora; then
     low_rank=(STAGE2_MODULES=adapter,lora STAGE2_LR="$LORA_LR")
-    step stage1 && step "${low_rank[@]}" stage2 && step "${low_rank[@]}" generate && take lst-two-stage-adapter+lora
+    step "${low_rank[@]}" stage2
+    step "${low_rank[@]}" generate
+    done_systems+=(lst-two-stage-adapter+lora)
 fi
-if wanted s2t; then step BASELINE=s2t BASELINE_PRETRAIN=1 baseline && take s2t; fi
+if wanted s2t; then
+    step BASELINE=s2t BASELINE_PRETRAIN=1 baseline
+    done_systems+=(s2t)
+fi
 if wanted conformer; then
-    step BASELINE=conformer BASELINE_ARCH=s2t_conformer BASELINE_PRETRAIN=1 baseline && take conformer
+    step BASELINE=conformer BASELINE_ARCH=s2t_conformer BASELINE_ARGS="$CONFORMER_ARGS" "${untried[@]}" baseline
+    done_systems+=(conformer)
 fi
-if wanted wav2vec; then step BASELINE=wav2vec BASELINE_FEATURES=frontend BASELINE_PRETRAIN=1 baseline && take wav2vec; fi
+if wanted wav2vec; then
+    step BASELINE=wav2vec BASELINE_FEATURES=frontend "${untried[@]}" baseline
+    done_systems+=(wav2vec)
+fi
 if wanted text || wanted cascade; then step text; fi
-if wanted text; then take text; fi
-if wanted cascade; then step cascade && take cascade; fi
-
-against=()
-if wanted s2t && [[ ${#scores[@]} -gt 1 ]]; then
-    name=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["name"])' "$WORK/scores/s2t.$split.json")
-    against=(--baseline "$name")
+if wanted cascade; then
+    step cascade
+    done_systems+=(cascade)
 fi
-python "$LST_ROOT/scripts/compare.py" "${scores[@]}" "${against[@]}" --out "$WORK/comparison" \
-    --set "title=En-${TGT_LANG^}, $split" "language=$TGT_LANG" "split=$split"
-echo "comparison: $WORK/comparison/results.html"
+if wanted text; then done_systems+=(text); fi
+
+mapfile -t splits < <(test_splits)
+for split in "${splits[@]}"; do
+    scores=("${done_systems[@]/#/$WORK/scores/}")
+    scores=("${scores[@]/%/.$split.json}")
+    against=()
+    if wanted s2t && [[ ${#scores[@]} -gt 1 ]]; then
+        name=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["name"])' "$WORK/scores/s2t.$split.json")
+        against=(--baseline "$name")
+    fi
+    python "$LST_ROOT/scripts/compare.py" "${scores[@]}" "${against[@]}" --out "$WORK/comparison/$split" \
+        --set "title=En-${TGT_LANG^}, $split" "language=$TGT_LANG" "split=$split"
+done
+echo "comparison: $(printf "$WORK/comparison/%s/results.html " "${splits[@]}")"

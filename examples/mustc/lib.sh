@@ -37,13 +37,17 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     need_choice PRECISION "$PRECISION" "" fp32 fp16 bf16
     need_choice ONE_STAGE "$ONE_STAGE" 0 1
     need_choice FORCE "$FORCE" 0 1
-    for name in STAGE1_UPDATES STAGE2_UPDATES ONE_STAGE_UPDATES TEXT_UPDATES UPDATE_FREQ WORLD_SIZE BATCH BASELINE_UPDATES; do
+    for name in STAGE1_UPDATES STAGE2_UPDATES ONE_STAGE_UPDATES TEXT_UPDATES UPDATE_FREQ WORLD_SIZE BATCH \
+        BASELINE_UPDATES BASELINE_SAVE_INTERVAL; do
         [[ ${!name} =~ ^([1-9][0-9]*)?$ ]] || die "$name=${!name}: give a whole number above 0, or leave it empty"
     done
     for name in STAGE1_EPOCHS STAGE2_EPOCHS GLOBAL_BATCH MAX_TOKENS LOG_INTERVAL SAVE_INTERVAL \
-        BEAM MAX_LEN_B GEN_BATCH_TOKENS; do
+        AVERAGE BASELINE_AVERAGE BEAM MAX_LEN_B GEN_BATCH_TOKENS; do
         [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}: give a whole number above 0"
     done
+    need_numbers TUNE_BEAMS '[1-9][0-9]*'
+    need_numbers TUNE_LENPENS '-?[0-9]+([.][0-9]+)?'
+    need_numbers BASELINE_LRS '[0-9]+([.][0-9]+)?(e-?[0-9]+)?'
     DATA=$WORK/data
     use_environment
 }
@@ -53,6 +57,14 @@ need_choice() { # NAME VALUE CHOICES...
     for choice in "${@:3}"; do [[ $2 == "$choice" ]] && return; done
     choices=$(for choice in "${@:3}"; do printf '%s, ' "${choice:-(empty)}"; done)
     die "$1=$2: choose one of ${choices%, }"
+}
+
+need_numbers() { # NAME PATTERN: each word of the setting NAME matches
+    local words word
+    read -ra words <<<"${!1}"
+    for word in "${words[@]}"; do
+        [[ $word =~ ^$2$ ]] || die "$1=${!1}: '$word' is no such number; separate numbers by spaces, or leave it empty"
+    done
 }
 
 need_directory() { # NAME REMEDY: the setting NAME must be a directory
@@ -191,7 +203,7 @@ host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how o
     # Saving and validating goes by updates alone: the epochs of a small corpus are shorter than a look at its dev set.
     HOST_ARGS=(--user-dir "$1" "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --no-epoch-checkpoints
         --save-interval 1000000 --validate-interval 1000000
-        --save-interval-updates "$SAVE_INTERVAL" --keep-interval-updates 1)
+        --save-interval-updates "$SAVE_INTERVAL" --keep-interval-updates "$AVERAGE")
 }
 
 # Run fairseq-train into DIRECTORY: everything it prints goes to DIRECTORY/train.log, a line of progress now and then to the
@@ -248,26 +260,60 @@ show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines o
 # Translate and score each test split with the model in DIRECTORY. Hypotheses: WORK/hypotheses/SYSTEM/SPLIT, scores:
 # WORK/scores/SYSTEM.SPLIT.json. ARGUMENTs are fairseq-generate's, EXTRAs more entries for the scores.
 translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXTRA...
-    local system=$1 name=$2 dir=$3 data=$4 user_dir=$5 split arguments=() extra=() triples=$TRIPLES title
+    local system=$1 name=$2 dir=$3 data=$4 user_dir=$5 split arguments=() extra=() triples=$TRIPLES
     shift 5
     while [[ $1 != -- ]]; do arguments+=("$1") && shift; done
     extra=("${@:2}")
     local more=()
     read_words more "$EXTRA_GENERATE_ARGS"
-    arguments+=(--beam "$BEAM" --lenpen "$LENPEN" --max-len-b "$MAX_LEN_B" "${more[@]}")
+    arguments+=(--max-len-b "$MAX_LEN_B" "${more[@]}")
+    if [[ $AVERAGE != 1 ]]; then
+        local CHECKPOINT=checkpoint_average$AVERAGE.pt
+        [[ -e $dir/$CHECKPOINT ]] ||
+            python "$LST_ROOT/scripts/average_checkpoints.py" "$dir" --last "$AVERAGE" --out "$dir/$CHECKPOINT"
+    fi
+    if [[ -n $TUNE_BEAMS$TUNE_LENPENS ]]; then
+        local BEAM=$BEAM LENPEN=$LENPEN
+        tune_search "$system" "$dir" "$data" "$user_dir" "${arguments[@]}"
+        extra+=("tuned=dev, beam of ${TUNE_BEAMS:-$BEAM}, lenpen of ${TUNE_LENPENS:-$LENPEN}")
+    fi
+    arguments+=(--beam "$BEAM" --lenpen "$LENPEN")
 
     local splits=()
     mapfile -t splits < <(test_splits)
     for split in "${splits[@]}"; do
-        title=$name
-        if [[ $split != "${splits[0]}" ]]; then title="$name ($split)" triples=0; fi
+        if [[ $split != "${splits[0]}" ]]; then triples=0; fi
         translate "$split" "$system" "$dir" "$data" "$user_dir" "${arguments[@]}"
-        mkdir -p "$WORK/scores"
-        python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$split.tsv" --name "$title" --triples "$triples" \
-            --hypotheses "$WORK/hypotheses/$system/$split/generate-$split.txt" \
-            --log "$WORK/hypotheses/$system/$split/generate.log" --json "$WORK/scores/$system.$split.json" \
+        echo "== $split"
+        score "$split" "$name" "$WORK/hypotheses/$system/$split" "$WORK/scores/$system.$split.json" --triples "$triples" \
             --extra "corpus=$(basename "${MUSTC_ROOT:-$WORK}")-en-$TGT_LANG" "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
     done
+}
+
+score() { # SPLIT NAME HYPOTHESES JSON ARGUMENT...
+    mkdir -p "$(dirname "$4")"
+    python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$1.tsv" --name "$2" --hypotheses "$3/generate-$1.txt" \
+        --log "$3/generate.log" --json "$4" "${@:5}"
+}
+
+# Set BEAM and LENPEN to the pair of TUNE_BEAMS and TUNE_LENPENS with the highest BLEU on dev; of equal ones the first.
+tune_search() { # SYSTEM DIRECTORY DATA USER-DIR ARGUMENT...
+    local tried=$WORK/tuning/$1 beam beams lenpen lenpens name files=()
+    read -ra beams <<<"${TUNE_BEAMS:-$BEAM}"
+    read -ra lenpens <<<"${TUNE_LENPENS:-$LENPEN}"
+    for beam in "${beams[@]}"; do
+        for lenpen in "${lenpens[@]}"; do
+            name=beam$beam-lenpen$lenpen
+            translate dev "$1/$name" "${@:2}" --beam "$beam" --lenpen "$lenpen"
+            score dev "$1, beam $beam, length penalty $lenpen" "$WORK/hypotheses/$1/$name/dev" "$tried/$name.json" \
+                --triples 0 --extra "split=dev" "beam=$beam" "lenpen=$lenpen"
+            files+=("$tried/$name.json")
+        done
+    done
+    read -r BEAM LENPEN < <(python -c 'import json, sys
+best = max((json.load(open(path)) for path in sys.argv[1:]), key=lambda score: score["bleu"])
+print(best["beam"], best["lenpen"])' "${files[@]}")
+    echo "== $1: beam $BEAM and length penalty $LENPEN, by BLEU on dev"
 }
 
 translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA USER-DIR ARGUMENT...
@@ -275,7 +321,7 @@ translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA USER-DIR ARGUMENT...
     [[ -e $model ]] || die "$model: no such checkpoint; CHECKPOINT is one of $(cd "$3" && echo checkpoint*.pt)"
     if step_needed "$out" --model "$CHECKPOINT" "$(cat "$3/.done")" "${@:6}"; then
         segments=$(($(wc -l <"$DATA/$split.tsv") - 1))
-        echo "== translating $split: $segments segments, beam $BEAM"
+        echo "== translating $split: $segments segments"
         # fairseq prints to standard output rather than into --results-path, so that its progress can be counted.
         fairseq-generate "$data" --gen-subset "$split" --path "$model" "${@:6}" --user-dir "$user_dir" \
             "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --required-batch-size-multiple 1 --scoring sacrebleu \

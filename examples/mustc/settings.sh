@@ -84,8 +84,15 @@ EXTRA_TRAIN_ARGS=${EXTRA_TRAIN_ARGS-}
 # --- translation ------------------------------------------------------------------------------------------------------
 # Which checkpoint translates: checkpoint_last.pt or checkpoint_best.pt.
 CHECKPOINT=${CHECKPOINT-checkpoint_last.pt}
+# More than 1: the mean of the last so many checkpoints translates, saved SAVE_INTERVAL updates apart; give it to training too,
+# which keeps no more than this.
+AVERAGE=${AVERAGE-1}
 BEAM=${BEAM-4}
 LENPEN=${LENPEN-1.0}
+# Beams and length penalties to try on dev, separated by spaces; the pair with the highest BLEU there translates the test
+# splits. Empty: BEAM and LENPEN.
+TUNE_BEAMS=${TUNE_BEAMS-}
+TUNE_LENPENS=${TUNE_LENPENS-}
 # Tokens of a translation, at most.
 MAX_LEN_B=${MAX_LEN_B-500}
 # LLM positions translated at once, without beams.
@@ -113,11 +120,20 @@ BASELINE_PRETRAIN_SHARE=${BASELINE_PRETRAIN_SHARE-40}
 BASELINE_VOCAB=${BASELINE_VOCAB-8000}
 BASELINE_ASR_VOCAB=${BASELINE_ASR_VOCAB-5000}
 BASELINE_LR=${BASELINE_LR-2e-3}
+# Learning rates and architectures to try first, separated by spaces, each for BASELINE_TUNE_SHARE percent of the updates or
+# of the time, in addition to these: the learning rates with BASELINE_ARCH, then the architectures with the best one. The
+# lowest loss on dev wins (on its transcripts, with BASELINE_PRETRAIN=1). Empty: BASELINE_LR, BASELINE_ARCH.
+BASELINE_LRS=${BASELINE_LRS-}
+BASELINE_ARCHS=${BASELINE_ARCHS-}
+BASELINE_TUNE_SHARE=${BASELINE_TUNE_SHARE-20}
 BASELINE_WARMUP=${BASELINE_WARMUP-10000}
 BASELINE_LABEL_SMOOTHING=${BASELINE_LABEL_SMOOTHING-0.1}
 # Feature frames (10 ms, of a speech encoder 20 ms) a GPU takes at once, and batches added up before an update.
 BASELINE_MAX_TOKENS=${BASELINE_MAX_TOKENS-40000}
 BASELINE_UPDATE_FREQ=${BASELINE_UPDATE_FREQ-8}
+# Checkpoints averaged for translation, and the updates between them (empty: SAVE_INTERVAL).
+BASELINE_AVERAGE=${BASELINE_AVERAGE-10}
+BASELINE_SAVE_INTERVAL=${BASELINE_SAVE_INTERVAL-}
 # SpecAugment: longest stretch of frames masked.
 BASELINE_TIME_MASK=${BASELINE_TIME_MASK-100}
 # Further arguments of fairseq-train, such as smaller sizes for a small corpus.
@@ -128,6 +144,8 @@ BASELINE_ARGS=${BASELINE_ARGS-}
 SYSTEMS=${SYSTEMS-two-stage one-stage lora s2t conformer wav2vec text cascade}
 # Peak learning rate of the low-rank variant's second stage.
 LORA_LR=${LORA_LR-2e-4}
+# Further arguments of fairseq-train for the conformer, in place of BASELINE_ARGS.
+CONFORMER_ARGS=${CONFORMER_ARGS-}
 
 # --- text alone (text.sh, cascade.sh) ---------------------------------------------------------------------------------
 # Updates and trained modules of the LLM on the corpus's text pairs. Empty: stage 2's updates.

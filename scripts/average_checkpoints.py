@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Average checkpoints of one training run into one that translates.
+
+    python scripts/average_checkpoints.py results/stage2 --last 5 --out results/stage2/checkpoint_average5.pt
+    python scripts/average_checkpoints.py checkpoint_1_500.pt checkpoint_1_1000.pt --out average.pt
+
+Works on checkpoints of this plugin (which hold what was trained) and on those of fairseq's own models. A folder stands
+for the --last checkpoints in it. The result holds no state of the optimiser: it translates, or starts another run
+(--finetune-from-model), but training does not go on from it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
+
+from fairseq import checkpoint_utils
+
+from lst_fairseq.averaging import average, last_checkpoints
+from lst_fairseq.patches import CheckpointError
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="CHECKPOINT", help="files, or one folder with --last")
+    parser.add_argument("--last", type=int, metavar="N", help="of a folder: its newest N checkpoints")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    args = parser.parse_args(argv)
+    folder = len(args.inputs) == 1 and args.inputs[0].is_dir()
+    if folder != (args.last is not None):
+        parser.error("give one folder and --last N, or files without --last")
+    if args.last is not None and args.last < 1:
+        parser.error(f"--last {args.last}: give 1 or more")
+    try:
+        paths = last_checkpoints(args.inputs[0], args.last) if folder else args.inputs
+        checkpoint_utils.torch_persistent_save(average(paths), str(args.out))
+    except (CheckpointError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(f"written: {args.out}, the mean of {', '.join(path.name for path in paths)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+from pathlib import Path
+
+import pytest
+
+from tests.recipe import Sandbox
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    return Sandbox(tmp_path)
