@@ -1,12 +1,14 @@
 """What tests share: sentences, manifests, and building a task and a model as fairseq-train does."""
 
 import csv
+import importlib.util
 import os
 import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -44,6 +46,15 @@ def write_tsv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
 def read_tsv(path: Path) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as f:
         return list(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def load_script(name: str, folder: str = "scripts") -> ModuleType:
+    """FOLDER/NAME.py as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and worker processes look it up
+    spec.loader.exec_module(module)
+    return module
 
 
 def train_arguments(data: Path | str, backbones: Mapping[str, str], *extra: str, **settings: Any) -> list[str]:

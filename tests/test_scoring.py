@@ -1,7 +1,6 @@
 """Scores against raw references: exact values, newline-safe reading, nothing missing or doubled."""
 
 import hashlib
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -27,6 +26,7 @@ from lst_fairseq.scoring import (
     segment_seconds,
     word_error_rates,
 )
+from tests.helpers import load_script
 
 REFERENCES = [
     "Eins zwei drei vier fünf.",
@@ -69,11 +69,7 @@ def files(tmp_path):
 
 @pytest.fixture(scope="module")
 def command():
-    path = Path(__file__).resolve().parents[1] / "scripts" / "score.py"
-    spec = importlib.util.spec_from_file_location("score_command", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("score")
 
 
 def refused(function, *args) -> str:

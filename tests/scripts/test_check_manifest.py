@@ -1,15 +1,12 @@
 """check_manifest.py: every kind of fault is found on its line, and nothing in a sound manifest."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers import write_tsv
+from tests.helpers import load_script, write_tsv
 
 RATE = 16_000
 COLUMNS = ("id", "audio", "n_frames", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")
@@ -17,12 +14,7 @@ COLUMNS = ("id", "audio", "n_frames", "src_text", "tgt_text", "speaker", "src_la
 
 @pytest.fixture(scope="module")
 def check():
-    path = Path(__file__).resolve().parents[2] / "scripts" / "check_manifest.py"
-    spec = importlib.util.spec_from_file_location("check_manifest", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["check_manifest"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("check_manifest")
 
 
 @pytest.fixture

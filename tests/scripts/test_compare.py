@@ -1,6 +1,5 @@
 """scripts/compare.py: systems on the same segments, against sacreBLEU's own tests called directly."""
 
-import importlib.util
 import json
 import random
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +13,7 @@ from sacrebleu.significance import PairedTest
 
 from lst_fairseq.comparison import CURVE_POINTS, ComparisonError, compare, most_different, read_curve
 from lst_fairseq.comparison_report import cells, markdown, plot, ticks, verdicts
+from tests.helpers import load_script
 
 WORDS = "der die das Haus Baum sieht findet kauft alt neu rot <b> & heute".split()
 BLEU_SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
@@ -41,11 +41,7 @@ JSON_LOG = """\
 
 @pytest.fixture(scope="module")
 def command() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "compare.py"
-    spec = importlib.util.spec_from_file_location("compare_command", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("compare")
 
 
 def sentences(count: int = 30) -> list[str]:

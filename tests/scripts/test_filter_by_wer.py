@@ -1,9 +1,7 @@
 """filter_by_wer.py: its transcripts are transformers' and fairseq's own, and the rates those of the texts."""
 
-import importlib.util
 import json
 import re
-import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from lst_fairseq import recognition
-from tests.helpers import read_tsv, write_tsv
+from tests.helpers import load_script, read_tsv, write_tsv
 from tests.models.test_frontend_fairseq import save_ctc, save_hubert, save_wav2vec2
 from tests.speech_models import save_raw
 
@@ -25,12 +23,7 @@ LETTERS = ("|", "A", "B", "C", "D", "E", "F", "G")
 
 @pytest.fixture(scope="module")
 def filter_by_wer():
-    path = Path(__file__).resolve().parents[2] / "scripts" / "filter_by_wer.py"
-    spec = importlib.util.spec_from_file_location("filter_by_wer", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["filter_by_wer"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("filter_by_wer")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +105,31 @@ def test_transcripts_are_those_of_transformers(filter_by_wer, folder, model, tra
     assert kept == [f"u{i}" for i in range(len(SECONDS))]
     found = {row["id"]: row["transcript"] for row in read_tsv(folder / "clean.wer.tsv")}
     assert [found[name] for name in kept] == [" ".join(text.split()) for text in transcripts]
+
+
+def test_transcribe_writes_these_transcripts(folder, model, transcripts):
+    """scripts/transcribe.py, in the manifest's order; rows without audio have no transcript."""
+    rows = read_tsv(write_train(folder, [""] * len(SECONDS), name="tst.tsv"))
+    text = {**rows[0], "id": "text", "audio": "", "n_frames": 0, "src_text": "Said nowhere.", "task": "mt"}
+    write_tsv(folder / "tst.tsv", [{"task": "st", **row} for row in rows[::-1]] + [text])
+    load_script("transcribe").main(
+        ["--manifest", str(folder / "tst.tsv"), "--speech-encoder", str(model), "--device", "cpu", "--batch-seconds",
+         "2.5", "--out", str(folder / "new" / "tst.tsv")]
+    )  # fmt: skip
+    found = [(row["id"], row["transcript"]) for row in read_tsv(folder / "new" / "tst.tsv")]
+    assert found == [(f"u{i}", " ".join(transcripts[i].split())) for i in range(len(SECONDS))][::-1]
+
+
+def test_transcribe_names_what_is_wrong(folder, model):
+    write_train(folder, [""] * len(SECONDS))
+    transcribe = load_script("transcribe")
+    arguments = ["--manifest", str(folder / "train.tsv"), "--out", str(folder / "out.tsv"), "--speech-encoder"]
+    with pytest.raises(SystemExit, match=f"^error: .*{folder}/nowhere"):
+        transcribe.main([*arguments, str(folder / "nowhere")])
+    (folder / "3.wav").unlink()
+    with pytest.raises(SystemExit, match=r"^error: .*3\.wav"):
+        transcribe.main([*arguments, str(model)])
+    assert not (folder / "out.tsv").exists()
 
 
 def test_transcripts_are_those_of_fairseq(filter_by_wer, folder, waveforms):

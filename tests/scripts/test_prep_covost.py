@@ -1,7 +1,5 @@
 """CoVoST 2 preparation on a few mp3 clips: fields where they belong, missing clips named, interrupted runs go on."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import yaml
 from lst_fairseq.data import preparation
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import read_manifest
+from tests.helpers import load_script
 
 RATE = 48_000
 # (clip, seconds, sentence, translation, client)
@@ -24,12 +23,7 @@ CLIPS = [
 
 @pytest.fixture(scope="module")
 def prep():
-    path = Path(__file__).resolve().parents[2] / "scripts" / "prep_covost.py"
-    spec = importlib.util.spec_from_file_location("prep_covost", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prep_covost"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("prep_covost")
 
 
 def escaped(text):

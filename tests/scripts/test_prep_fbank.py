@@ -1,7 +1,5 @@
 """scripts/prep_fbank.py: its features are kaldi's, and fairseq's own task reads what it writes."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +15,7 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, Sentencepi
 
 from lst_fairseq.data.audio import Segment, read_segment
 from lst_fairseq.models.frontends import build_frontend
-from tests.helpers import write_tsv
+from tests.helpers import load_script, write_tsv
 
 knf = pytest.importorskip("kaldi_native_fbank")
 RATE = 16_000
@@ -28,12 +26,7 @@ TEST = (300, 16000, 31 * RATE)
 
 @pytest.fixture(scope="module")
 def prep_fbank() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "prep_fbank.py"
-    spec = importlib.util.spec_from_file_location("prep_fbank", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prep_fbank"] = module  # its worker processes look their function up by name
-    spec.loader.exec_module(module)
-    return module
+    return load_script("prep_fbank")
 
 
 @pytest.fixture(scope="module")

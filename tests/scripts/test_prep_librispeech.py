@@ -1,15 +1,12 @@
 """LibriSpeech preparation on a small corpus in its layout: order, transcripts, lengths, errors that name the line."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
 import yaml
 
 from lst_fairseq.data.manifest import read_manifest
+from tests.helpers import load_script
 
 RATE = 16_000
 # split -> (speaker, chapter, number, seconds, transcript)
@@ -25,12 +22,7 @@ UTTERANCES = {
 
 @pytest.fixture(scope="module")
 def prep():
-    path = Path(__file__).resolve().parents[2] / "scripts" / "prep_librispeech.py"
-    spec = importlib.util.spec_from_file_location("prep_librispeech", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["prep_librispeech"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("prep_librispeech")
 
 
 @pytest.fixture

@@ -1,9 +1,5 @@
 """MuST-C preparation on a small corpus in its layout: every segment where the YAML says, none lost, errors named."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +8,7 @@ import yaml
 from lst_fairseq.data import manifest
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import read_manifest
+from tests.helpers import load_script
 
 RATE = 16_000
 WAV_SECONDS = {"ted_1.wav": 4.0, "ted_2.wav": 2.0}
@@ -26,11 +23,7 @@ SEGMENTS = [
 
 @pytest.fixture(scope="module")
 def prep():
-    path = Path(__file__).resolve().parents[2] / "scripts" / "prep_mustc.py"
-    spec = importlib.util.spec_from_file_location("prep_mustc", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("prep_mustc")
 
 
 def write_split(root, split="train", segments=SEGMENTS, lang="de"):
@@ -220,11 +213,7 @@ def test_each_header_is_read_once(prep, tmp_path, monkeypatch):
 
 
 def test_the_benchmark_makes_a_corpus_that_is_prepared(prep, tmp_path):
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "mustc_manifest.py"
-    spec = importlib.util.spec_from_file_location("mustc_manifest", path)
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules["mustc_manifest"] = benchmark  # dataclasses look their module up
-    spec.loader.exec_module(benchmark)
+    benchmark = load_script("mustc_manifest", "benchmarks")
     benchmark.make_corpus(tmp_path, segments=50, talks=3, seed=1)
     rows = read_manifest(run(prep, tmp_path, "--min-seconds", "0", "--max-seconds", "100") / "train.tsv").rows
     assert len(rows) == 50 and [row.id for row in rows[:16]] == [f"ted_0_{i}" for i in range(16)]

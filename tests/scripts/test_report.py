@@ -1,22 +1,19 @@
 """scripts/report.py: several systems' scores in one report."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.helpers import load_script
+
 SYSTEM = {"name": "LST two-stage", "bleu": 61.234, "chrf": 70.1, "segments": 300, "signature": "nrefs:1|tok:13a"}
 
 
 @pytest.fixture(scope="module")
 def report() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "report.py"
-    spec = importlib.util.spec_from_file_location("report", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("report")
 
 
 def write(path: Path, content: object) -> str:

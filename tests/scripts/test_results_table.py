@@ -1,11 +1,12 @@
 """scripts/results_table.py: a README's results are what the JSON says, or --check fails."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.helpers import load_script
 
 README = """\
 # A project
@@ -50,11 +51,7 @@ test against base, by sacreBLEU. Compared on 2 CPUs, no GPU.
 
 @pytest.fixture(scope="module")
 def command() -> ModuleType:
-    path = Path(__file__).parents[2] / "scripts" / "results_table.py"
-    spec = importlib.util.spec_from_file_location("results_table", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("results_table")
 
 
 @pytest.fixture
