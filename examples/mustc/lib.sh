@@ -28,7 +28,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     # shellcheck source=settings.sh
     source "$RECIPE/settings.sh"
     # A relative path is relative to where the script was called.
-    for name in MUSTC_ROOT WORK CACHE_FEATURES; do
+    for name in MUSTC_ROOT MANIFESTS WORK CACHE_FEATURES; do
         if [[ -n ${!name} && ${!name} != /* ]]; then printf -v "$name" %s "$PWD/${!name}"; fi
     done
     for name in SPEECH_ENCODER LLM; do # what does not exist here may be the id of a model in the Hugging Face cache
@@ -286,8 +286,12 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
         translate "$split" "$system" "$dir" "$data" "$user_dir" "${arguments[@]}"
         echo "== $split"
         score "$split" "$name" "$WORK/hypotheses/$system/$split" "$WORK/scores/$system.$split.json" --triples "$triples" \
-            --extra "corpus=$(basename "${MUSTC_ROOT:-$WORK}")-en-$TGT_LANG" "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
+            --extra "corpus=$(corpus_name)" "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
     done
+}
+
+corpus_name() {
+    if [[ -n $MANIFESTS ]]; then basename "$MANIFESTS"; else echo "$(basename "${MUSTC_ROOT:-$WORK}")-en-$TGT_LANG"; fi
 }
 
 score() { # SPLIT NAME HYPOTHESES JSON ARGUMENT...

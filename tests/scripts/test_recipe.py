@@ -60,6 +60,31 @@ def test_whole_recipe(sandbox: Sandbox) -> None:
     assert "stage 1: update 50 of 18, loss 4.5, 7 s" in output
 
 
+def test_manifests_of_another_corpus(sandbox: Sandbox) -> None:
+    """Are checked, copied with their configuration, and named in the scores."""
+    folder = sandbox.root / "covost-en-de"
+    folder.mkdir()
+    header = "id\taudio\tn_frames\tsrc_text\ttgt_text\tspeaker\n"
+    for i, split in enumerate(("train", "dev", "test")):
+        lines = [f"{split}{j}\t\t0\tSource {i} {j}.\tTarget {i} {j}.\ts\n" for j in range(3)]
+        (folder / f"{split}.tsv").write_text(header + "".join(lines))
+    (folder / "config.yaml").write_text("audio_root: /audio\n")
+    other = {"MANIFESTS": str(folder), "MUSTC_ROOT": None, "STAGE1_UPDATES": "5", "STAGE2_UPDATES": "5"}
+    assert "has no tst-COMMON.tsv; it has dev.tsv test.tsv train.tsv: set SPLITS" in sandbox.run(
+        "prep", fails=True, **other
+    )
+    sandbox.run("run", SPLITS="test", **other)
+    data = sandbox.work / "data"
+    assert (data / "test.tsv").read_text() == (folder / "test.tsv").read_text()
+    assert (data / "config.yaml").read_text() == "audio_root: /audio\n"
+    assert "corpus=covost-en-de" in sandbox.calls("score")[0] and "split=test" in sandbox.calls("score")[0]
+    assert "done already" in sandbox.run("prep", SPLITS="test", **other)
+    # An empty id is found before anything is trained.
+    (folder / "dev.tsv").write_text(header + "\t\t0\tSource.\tTarget.\ts\n")
+    output = sandbox.run("prep", fails=True, SPLITS="test", FORCE="1", **other)
+    assert "dev.tsv:2" in output and "see above" in output and not (data / "test.tsv").exists()
+
+
 def test_second_run_trains_and_translates_nothing(sandbox: Sandbox) -> None:
     sandbox.run("run")
     before = sandbox.calls("fairseq-train"), sandbox.calls("fairseq-generate")
@@ -185,6 +210,7 @@ def test_environment_before_file_before_default(sandbox: Sandbox) -> None:
     "script, settings, expected",
     [
         ("prep", {"MUSTC_ROOT": None}, "MUSTC_ROOT is not set"),
+        ("prep", {"MANIFESTS": "nowhere"}, "nowhere: no such directory"),
         ("prep", {"MUSTC_ROOT": "nowhere"}, "nowhere: no such directory"),
         ("prep", {"TGT_LANG": "xx"}, "MUSTC_ROOT has de fr"),
         ("prep", {"SPLITS": "tst-2099"}, "it has dev train tst-COMMON tst-HE"),
