@@ -15,6 +15,7 @@ import random
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,9 @@ CHARACTERS = "' abcdefghijklmnopqrstuvwxyz"
 BLANK = 0
 VOCABULARY = {"<pad>": BLANK, "<unk>": 1} | {"|" if c == " " else c: i for i, c in enumerate(CHARACTERS, start=2)}
 EVALUATION_SPLITS = ("dev", "tst-COMMON", "tst-HE")
+#: (model, waveforms [B, T], lengths [B], rng to mask with or None, whether in bfloat16) to log-probabilities
+#: [B, frames, characters] and frames [B].
+Recognise = Callable[[nn.Module, Tensor, Tensor, random.Random | None, bool], tuple[Tensor, Tensor]]
 
 
 # ------------------------------------------------------------------------------------------------------------- audio
@@ -150,12 +154,17 @@ def mask_features(features: Tensor, lengths: Tensor, rng: random.Random) -> Tens
     return features
 
 
-def log_probabilities(model: Wav2Vec2BertForCTC, features: Tensor, lengths: Tensor, bf16: bool) -> Tensor:
-    """[B, frames, characters] float32."""
-    mask = (torch.arange(features.shape[1], device=features.device) < lengths[:, None]).long()
+def recognise(
+    model: Wav2Vec2BertForCTC, waveforms: Tensor, lengths: Tensor, rng: random.Random | None, bf16: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [B, frames, characters] float32 and frames [B]; features are masked if there is an rng."""
+    features, frames = kaldi_log_mel(waveforms, lengths)
+    if rng is not None:
+        features = mask_features(features, frames, rng)
+    mask = (torch.arange(features.shape[1], device=features.device) < frames[:, None]).long()
     with torch.autocast(features.device.type, dtype=torch.bfloat16, enabled=bf16):
         logits = model(input_features=features, attention_mask=mask).logits
-    return logits.float().log_softmax(-1)
+    return logits.float().log_softmax(-1), frames
 
 
 def edit_distance(hypothesis: list, reference: list) -> int:
@@ -169,7 +178,9 @@ def edit_distance(hypothesis: list, reference: list) -> int:
 
 
 @torch.inference_mode()
-def error_rates(model: Wav2Vec2BertForCTC, segments: list[Segment], device: torch.device) -> dict[str, float]:
+def error_rates(
+    model: nn.Module, segments: list[Segment], device: torch.device, recognise: Recognise = recognise
+) -> dict[str, float]:
     """Character and word error rates in per cent, greedy decoding."""
     model.eval()
     names = {i: " " if name == "|" else name for name, i in VOCABULARY.items()}
@@ -177,8 +188,8 @@ def error_rates(model: Wav2Vec2BertForCTC, segments: list[Segment], device: torc
     for batch in make_batches(segments, 80.0, None):
         data = Segments(segments, None, 0)
         waveforms, lengths, _, _ = collate([data[0, index] for index in batch])
-        features, frames = kaldi_log_mel(waveforms.to(device), lengths)
-        best = log_probabilities(model, features, frames, False).argmax(-1).cpu()
+        scores, frames = recognise(model, waveforms.to(device), lengths, None, False)
+        best = scores.argmax(-1).cpu()
         for index, ids, length in zip(batch, best, frames.tolist(), strict=True):
             ids = torch.unique_consecutive(ids[:length]).tolist()
             hypothesis = " ".join("".join(names[i] for i in ids if i > 1).split())
@@ -230,11 +241,16 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def train(args: argparse.Namespace, device: torch.device) -> tuple[Wav2Vec2BertForCTC, dict]:
-    """The trained model, and a few figures of the training."""
+def train(
+    args: argparse.Namespace,
+    device: torch.device,
+    model: nn.Module,
+    recognise: Recognise = recognise,
+) -> dict:
+    """Train the model; a few figures of the training."""
     splits = ("train", *args.extra_split)
     segments = [s for corpus in args.corpus for split in splits for s in read_split(corpus, split)]
-    model = new_model(args).to(device).train()
+    model.to(device).train()
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
@@ -260,11 +276,16 @@ def train(args: argparse.Namespace, device: torch.device) -> tuple[Wav2Vec2BertF
     )
     started, saved, total, count = cpu_seconds(), time.monotonic(), 0.0, 0
     for waveforms, lengths, targets, target_lengths in loader:
-        features, frames = kaldi_log_mel(waveforms.to(device), lengths)
-        features = mask_features(features, frames, random.Random(f"{args.seed}/mask/{update}"))
-        scores = log_probabilities(model, features, frames, args.bf16).transpose(0, 1)
+        rng = random.Random(f"{args.seed}/mask/{update}")
+        scores, frames = recognise(model, waveforms.to(device), lengths, rng, args.bf16)
         loss = F.ctc_loss(
-            scores, targets.to(device), frames, target_lengths.to(device), BLANK, reduction="sum", zero_infinity=True
+            scores.transpose(0, 1),
+            targets.to(device),
+            frames,
+            target_lengths.to(device),
+            BLANK,
+            reduction="sum",
+            zero_infinity=True,
         ) / len(targets)
         optimizer.zero_grad()
         loss.backward()
@@ -294,11 +315,12 @@ def train(args: argparse.Namespace, device: torch.device) -> tuple[Wav2Vec2BertF
         "threads": torch.get_num_threads(),
         "device": str(device),
     }
-    return model, figures
+    return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def training_arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser of everything but a new model's size."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--corpus", type=Path, nargs="+", required=True, metavar="ROOT/en-LANG", help="in MuST-C's layout"
     )
@@ -328,14 +350,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=50, metavar="UPDATES")
     parser.add_argument("--save-minutes", type=float, default=3.0, help="between checkpoints (default 3)")
-    size = parser.add_argument_group("size of a new encoder")
-    size.add_argument("--hidden", type=int, default=192)
-    size.add_argument("--layers", type=int, default=4)
-    size.add_argument("--heads", type=int, default=4)
-    size.add_argument("--ffn", type=int, default=384)
-    size.add_argument("--kernel", type=int, default=15, help="of the depthwise convolutions")
-    args = parser.parse_args()
+    return parser
 
+
+def run(
+    args: argparse.Namespace,
+    new_model: Callable[[argparse.Namespace], nn.Module],
+    recognise: Recognise,
+    save: Callable[[nn.Module, Path, dict], None],
+) -> None:
+    """Train, measure and save a model, unless that is done already."""
     if (args.out / "results.json").exists():
         print(f"{args.out} is finished: {(args.out / 'results.json').read_text(encoding='utf-8')}")
         return
@@ -345,13 +369,25 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, results = train(args, device)
+    model = new_model(args)
+    results = train(args, device, model, recognise)
     # With several corpora, the error rates are those of the first.
     for split in EVALUATION_SPLITS:
-        results[split] = error_rates(model, read_split(args.corpus[0], split), device)
+        results[split] = error_rates(model, read_split(args.corpus[0], split), device, recognise)
     save(model, args.out, results)
     (args.out / "checkpoint.pt").unlink(missing_ok=True)
     print(json.dumps(results, indent=1))
+
+
+def main() -> None:
+    parser = training_arguments(__doc__)
+    size = parser.add_argument_group("size of a new encoder")
+    size.add_argument("--hidden", type=int, default=192)
+    size.add_argument("--layers", type=int, default=4)
+    size.add_argument("--heads", type=int, default=4)
+    size.add_argument("--ffn", type=int, default=384)
+    size.add_argument("--kernel", type=int, default=15, help="of the depthwise convolutions")
+    run(parser.parse_args(), new_model, recognise, save)
 
 
 if __name__ == "__main__":

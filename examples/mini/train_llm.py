@@ -1,6 +1,7 @@
 """Train the mini LLM: a small Llama that translates English, with its tokenizer, saved as `save_pretrained` does.
 
     python examples/mini/train_llm.py --out backbones/llm                       # text from the grammar; de, fr, es
+    python examples/mini/train_llm.py --out backbones/qwen2 --family qwen2 --hidden 160      # another family and size
     python examples/mini/train_llm.py --out backbones/digits-llm --updates 400 \\
         --text data/digits/en-de/data/train/txt data/digits/en-fr/data/train/txt
 
@@ -24,9 +25,19 @@ import torch
 import torch.nn.functional as F
 from grammar import is_heldout, sample
 from torch import Tensor, nn
-from transformers import AddedToken, AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+from transformers import (
+    AddedToken,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    LlamaTokenizer,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 LANGUAGES = ("de", "fr", "es")
+FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "gpt2": GPT2Config}
 LANGUAGE_TOKENS = [f"<{language}>" for language in ("en", *LANGUAGES)]
 SPECIAL_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
@@ -140,23 +151,26 @@ def batches(examples: list[tuple[list, int]], batch_tokens: int, pad: int, seed:
             yield ids, labels
 
 
-def new_model(tokenizer: LlamaTokenizer, args: argparse.Namespace) -> LlamaForCausalLM:
+def new_model(tokenizer: LlamaTokenizer, args: argparse.Namespace) -> PreTrainedModel:
     if args.init:
-        return LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=args.hidden,
-        intermediate_size=args.hidden * 8 // 3,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        num_key_value_heads=args.heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
+        return AutoModelForCausalLM.from_pretrained(args.init, dtype=torch.float32)
+    sizes = {
+        "hidden_size": args.hidden,
+        "num_hidden_layers": args.layers,
+        "num_attention_heads": args.heads,
+        "max_position_embeddings": 1024,
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if args.family == "gpt2":  # its inner width is four times the hidden size, by itself
+        config = GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    else:
+        gated = {"intermediate_size": args.hidden * 8 // 3, "num_key_value_heads": args.heads}
+        config = FAMILIES[args.family](**sizes, **gated)
+    return AutoModelForCausalLM.from_config(config)
 
 
 def learning_rate(update: int, args: argparse.Namespace) -> float:
@@ -167,7 +181,7 @@ def learning_rate(update: int, args: argparse.Namespace) -> float:
     return args.lr * max(0.01, (args.updates - update) / (args.updates - warm))
 
 
-def train(model: LlamaForCausalLM, examples: list[tuple[list, int]], pad: int, args: argparse.Namespace) -> None:
+def train(model: PreTrainedModel, examples: list[tuple[list, int]], pad: int, args: argparse.Namespace) -> None:
     device = model.device
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.01},
@@ -199,7 +213,7 @@ def cpu_seconds() -> float:
 
 # -------------------------------------------------------------------------------------------------------- evaluation
 @torch.inference_mode()
-def translate(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, english: list[str], language: str) -> list[str]:
+def translate(model: PreTrainedModel, tokenizer: LlamaTokenizer, english: list[str], language: str) -> list[str]:
     """Greedy translations."""
     token = tokenizer.convert_tokens_to_ids(f"<{language}>")
     hypotheses = []
@@ -214,7 +228,7 @@ def translate(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, english: list[
     return hypotheses
 
 
-def evaluate(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, unseen: Pairs) -> dict[str, float]:
+def evaluate(model: PreTrainedModel, tokenizer: LlamaTokenizer, unseen: Pairs) -> dict[str, float]:
     """BLEU by language."""
     model.eval()
     scores = {}
@@ -225,7 +239,7 @@ def evaluate(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, unseen: Pairs) 
     return scores
 
 
-def save(model: LlamaForCausalLM, tokenizer: LlamaTokenizer, out: Path, results: dict) -> None:
+def save(model: PreTrainedModel, tokenizer: LlamaTokenizer, out: Path, results: dict) -> None:
     """Weights in fp16 (half the size), to be computed with in fp32; results.json last, it says done."""
     model.half().save_pretrained(out)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
@@ -247,6 +261,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3, help="highest learning rate (default 1.5e-3)")
     parser.add_argument("--warmup", type=float, default=0.06, help="share of the updates (default 0.06)")
     parser.add_argument("--vocab", type=int, default=1800, help="pieces at most (default 1800)")
+    parser.add_argument("--family", default="llama", choices=sorted(FAMILIES), help="architecture (default llama)")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
