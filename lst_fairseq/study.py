@@ -1,0 +1,378 @@
+"""A study: the grid of systems that a YAML file describes, and how each of them differs from the reference system.
+
+    factor    what is varied (frontend, adapter, LLM, strategy, amount of data), with named values; a value is a set of
+              the recipe's settings (examples/mustc/settings.sh)
+    arm       one value of each factor
+    cell      an arm with one seed: one run of the recipe
+
+``study_plan`` makes the recipe's steps of cells, ``study_run`` runs them, ``study_results`` collects what they gave and
+``study_report`` writes it up.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = ROOT / "examples" / "mustc"
+
+#: Settings that several factors may each add to; of any other, two factors that set it differently are an error.
+JOINED = ("EXTRA_TRAIN_ARGS", "EXTRA_GENERATE_ARGS", "PREP_ARGS")
+#: Settings that a study decides itself.
+RESERVED = ("WORK", "SEED", "SPLITS", "FORCE", "TRIPLES")
+#: Steps of the recipe for which a value may set something that the others do not get.
+STAGES = ("stage1", "stage2", "generate")
+STAGE1_TASKS = ("st", "asr", "both")
+METRICS = ("bleu", "chrf")
+
+_KEYS = {"name", "title", "settings", "base", "seeds", "splits", "search", "factors", "reference", "grid"}
+_KEYS |= {"exclude", "claims", "alignment"}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*")
+_DATA = {"fraction", "stage1", "max_wer", "speech_encoder", "instructions"}
+
+
+class StudyError(ValueError):
+    """A study that cannot be run as it is; the message names the entry and what to do."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a value of a factor sets, or several values together.
+
+    Attributes:
+        settings: of the recipe, for all of its steps.
+        stages: settings for one step alone, by its name in STAGES.
+        data: ``fraction`` of the training segments; ``stage1``, what stage 1 is trained on (STAGE1_TASKS); ``max_wer``,
+            the word error rate up to which training segments are kept, by the CTC head of ``speech_encoder`` (default:
+            the cell's own); ``instructions`` by task, from which training draws.
+        search: candidates of settings, instead of the study's.
+        note: for the report's tables.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    note: str = ""
+
+    def of_stage(self, stage: str) -> dict[str, str]:
+        """Settings that a step gets."""
+        settings = dict(self.settings)
+        for name, value in self.stages.get(stage, {}).items():
+            settings[name] = f"{settings[name]} {value}" if name in JOINED and settings.get(name) else value
+        return settings
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One value of each factor. ``label`` names those in which it differs from the reference arm."""
+
+    values: Mapping[str, str]
+    label: str
+    options: Options
+
+    @property
+    def slug(self) -> str:
+        """For names of folders."""
+        return "_".join(self.values.values())
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the arm ``better`` scores higher than the arm ``worse``, in words."""
+
+    text: str
+    better: Arm
+    worse: Arm
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says.
+
+    Attributes:
+        name, title: for folders, and for the report.
+        settings: file of the recipe's settings that all cells start from, or None.
+        seeds: of training; each arm has a cell for each.
+        splits: test splits, the first of which decides.
+        dev: the split on which the search chooses.
+        factors: their values, by names.
+        blocks: each a list of factors that are crossed while the others keep the reference's value.
+        arms: all that the blocks ask for, the reference first, each once.
+        search_seed, search_metric, search: how settings are chosen on dev, one after another.
+        alignment: segments to measure the alignment on after stage 1; 0: not measured.
+    """
+
+    name: str
+    title: str
+    settings: Path | None
+    seeds: tuple[int, ...]
+    splits: tuple[str, ...]
+    dev: str
+    factors: Mapping[str, tuple[str, ...]]
+    notes: Mapping[tuple[str, str], str]
+    blocks: tuple[tuple[str, ...], ...]
+    arms: tuple[Arm, ...]
+    search_seed: int
+    search_metric: str
+    search: Mapping[str, tuple[str, ...]]
+    claims: tuple[Claim, ...]
+    alignment: int
+
+    @property
+    def reference(self) -> Arm:
+        return self.arms[0]
+
+    def arm(self, **values: str) -> Arm | None:
+        """The arm that differs from the reference in these values; None where the grid has no such arm."""
+        wanted = {**self.reference.values, **values}
+        return next((arm for arm in self.arms if arm.values == wanted), None)
+
+    def candidates(self, arm: Arm) -> dict[str, tuple[str, ...]]:
+        """Settings to choose for an arm, in their order, with the values to try."""
+        return {name: arm.options.search.get(name, values) for name, values in self.search.items()}
+
+    def block_arms(self, block: Sequence[str]) -> list[Arm]:
+        """Arms that differ from the reference in no other factor than those of the block."""
+        others = [factor for factor in self.factors if factor not in block]
+        reference = self.reference.values
+        return [arm for arm in self.arms if all(arm.values[name] == reference[name] for name in others)]
+
+
+def recipe_settings() -> tuple[str, ...]:
+    """Names of all settings of the recipe."""
+    text = (RECIPE / "settings.sh").read_text(encoding="utf-8")
+    return tuple(dict.fromkeys(re.findall(r"^([A-Z0-9_]+)=", text, re.MULTILINE)))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_study(path: str | Path) -> Study:
+    """The study that a YAML file describes; examples/study/README.md has the meaning of each entry.
+
+    Raises:
+        StudyError: the file is not there or not YAML, an entry is unknown or missing, or values contradict each other.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(f"{path}: no such file; examples/study has studies to start from") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    try:
+        return _study(_mapping(content, "the study", _KEYS), path.stem)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from None
+
+
+def _study(content: Mapping[str, Any], stem: str) -> Study:
+    known = recipe_settings()
+    base = _options(content.get("base") or {}, "base", known)
+    factors = {
+        _name(factor, "factors"): {
+            _name(value, f"factors: {factor}"): _options(given or {}, f"factors: {factor}: {value}", known)
+            for value, given in _mapping(values, f"factors: {factor}").items()
+        }
+        for factor, values in _mapping(content.get("factors") or {}, "factors").items()
+    }
+    if empty := [factor for factor, values in factors.items() if not values]:
+        raise StudyError(f"factors: {empty[0]}: has no value; name at least one")
+    names = {factor: tuple(values) for factor, values in factors.items()}
+    reference = _assignment(content.get("reference") or {}, "reference", names)
+    reference = {factor: reference.get(factor, values[0]) for factor, values in names.items()}
+    excluded = [_assignment(entry, "exclude", names) for entry in content.get("exclude") or []]
+    blocks = tuple(tuple(_block(block, names)) for block in content.get("grid") or [list(names)])
+
+    def arm(values: Mapping[str, str]) -> Arm:
+        options = merged(base, ((name, factors[name][value]) for name, value in values.items()))
+        different = [value for factor, value in values.items() if value != reference[factor]]
+        return Arm(dict(values), ", ".join(different) or "reference", options)
+
+    def is_excluded(values: Mapping[str, str]) -> bool:
+        return any(entry.items() <= values.items() for entry in excluded)
+
+    if is_excluded(reference):
+        raise StudyError("exclude: leaves out the reference; choose another reference")
+    grid = [reference]
+    for block in blocks:
+        for combination in itertools.product(*(names[factor] for factor in block)):
+            values = {**reference, **dict(zip(block, combination, strict=True))}
+            if values not in grid and not is_excluded(values):
+                grid.append(values)
+    arms = tuple(map(arm, grid))
+    _check_labels(arms)
+    search = _mapping(content.get("search") or {}, "search")
+    claims = tuple(_claim(entry, names, reference, arms) for entry in content.get("claims") or [])
+    seeds, splits = content.get("seeds", [1]), content.get("splits", ["tst-COMMON"])
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s > 0 for s in seeds):
+        raise StudyError(f"seeds: {seeds!r}: give a list of whole numbers above 0")
+    if not isinstance(splits, list) or not splits or not all(isinstance(s, str) for s in splits):
+        raise StudyError(f"splits: {splits!r}: give a list of test splits")
+    metric = search.get("by", "bleu")
+    if metric not in METRICS:
+        raise StudyError(f"search: by: {metric}: choose one of {', '.join(METRICS)}")
+    settings = content.get("settings")
+    return Study(
+        name=_name(content.get("name", stem), "name"),
+        title=str(content.get("title", content.get("name", stem))),
+        settings=None if settings is None else Path(expanded(settings)),
+        seeds=tuple(dict.fromkeys(seeds)),
+        splits=tuple(splits),
+        dev=str(search.get("split", "dev")),
+        factors=names,
+        notes={(f, v): options.note for f, values in factors.items() for v, options in values.items() if options.note},
+        blocks=blocks,
+        arms=arms,
+        search_seed=int(search.get("seed", seeds[0])),
+        search_metric=metric,
+        search={
+            name: _candidates(values, name, known)
+            for name, values in search.items()
+            if name not in ("by", "seed", "split")
+        },
+        claims=claims,
+        alignment=int(content.get("alignment") or 0),
+    )
+
+
+def merged(base: Options, given: Iterable[tuple[str, Options]]) -> Options:
+    """A base with what values of factors set: they win over it, and must not contradict each other.
+
+    Args:
+        base: of all cells.
+        given: factors with the options of the value chosen for each.
+
+    Raises:
+        StudyError: two factors set the same thing to different values.
+    """
+    settings, data, search = dict(base.settings), dict(base.data), dict(base.search)
+    stages = {stage: dict(base.stages.get(stage, {})) for stage in STAGES}
+    owners: dict[tuple[str, str], str] = {}
+
+    def take(into: dict[str, Any], values: Mapping[str, Any], where: str, factor: str) -> None:
+        for name, value in values.items():
+            if name in JOINED:
+                into[name] = f"{into[name]} {value}" if into.get(name) else value
+                continue
+            owner = owners.setdefault((where, name), factor)
+            if owner != factor and into[name] != value:
+                raise StudyError(
+                    f"the factors {owner} and {factor} both set {name}, to {into[name]!r} and {value!r}: leave one out"
+                )
+            into[name] = value
+
+    for factor, options in given:
+        take(settings, options.settings, "settings", factor)
+        take(data, options.data, "data", factor)
+        take(search, options.search, "search", factor)
+        for stage, values in options.stages.items():
+            take(stages[stage], values, stage, factor)
+    return Options(settings, {k: v for k, v in stages.items() if v}, data, search)
+
+
+def expanded(value: Any) -> str:
+    """A setting as text, with $LST_ROOT for the checkout; an empty entry is the empty text."""
+    return "" if value is None else str(value).replace("$LST_ROOT", str(ROOT))
+
+
+def _options(given: Any, where: str, known: Sequence[str]) -> Options:
+    given = _mapping(given, where)
+    parts = ("data", "search", "note", *STAGES)
+    settings = {name: value for name, value in given.items() if name not in parts}
+    data = dict(_mapping(given.get("data") or {}, f"{where}: data", _DATA))
+    if not 0 < float(data.get("fraction", 1)) <= 1:
+        raise StudyError(f"{where}: data: fraction: {data['fraction']}: give a number above 0, up to 1")
+    if data.get("stage1", "st") not in STAGE1_TASKS:
+        raise StudyError(f"{where}: data: stage1: {data['stage1']}: choose one of {', '.join(STAGE1_TASKS)}")
+    return Options(
+        settings=_settings(settings, where, known),
+        stages={
+            stage: _settings(_mapping(given[stage], f"{where}: {stage}"), f"{where}: {stage}", known)
+            for stage in STAGES
+            if stage in given
+        },
+        data={name: expanded(value) if isinstance(value, str) else value for name, value in data.items()},
+        search={name: _candidates(values, name, known) for name, values in (given.get("search") or {}).items()},
+        note=str(given.get("note", "")),
+    )
+
+
+def _settings(given: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, str]:
+    for name, value in given.items():
+        if name in RESERVED:
+            raise StudyError(f"{where}: {name} is the study's own to set; leave it out")
+        if name not in known:
+            raise StudyError(f"{where}: {name}: no such setting; examples/mustc/settings.sh has: {', '.join(known)}")
+        if isinstance(value, bool | list | dict):
+            raise StudyError(f"{where}: {name}: {value!r}: give a text or a number")
+    return {name: expanded(value) for name, value in given.items()}
+
+
+def _candidates(values: Any, name: str, known: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(values, list) or not values:
+        raise StudyError(f"search: {name}: {values!r}: give a list of values to try")
+    return tuple(_settings({name: value}, "search", known)[name] for value in values)
+
+
+def _block(block: Any, names: Mapping[str, tuple[str, ...]]) -> list[str]:
+    factors = [block] if isinstance(block, str) else block
+    if not isinstance(factors, list) or not factors:
+        raise StudyError(f"grid: {block!r}: give a list of blocks, each a list of factors to cross")
+    for factor in factors:
+        if factor not in names:
+            raise StudyError(f"grid: no factor is called {factor!r}; there are: {', '.join(names)}")
+    return factors
+
+
+def _assignment(given: Any, where: str, names: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    values = {str(factor): str(value) for factor, value in _mapping(given, where).items()}
+    for factor, value in values.items():
+        if factor not in names:
+            raise StudyError(f"{where}: no factor is called {factor!r}; there are: {', '.join(names)}")
+        if value not in names[factor]:
+            raise StudyError(f"{where}: {factor} has no value {value!r}; it has: {', '.join(names[factor])}")
+    return values
+
+
+def _claim(
+    given: Any, names: Mapping[str, tuple[str, ...]], reference: Mapping[str, str], arms: Sequence[Arm]
+) -> Claim:
+    given = _mapping(given, "claims", {"claim", "better", "worse"})
+    if missing := [key for key in ("claim", "better", "worse") if key not in given]:
+        raise StudyError(f"claims: {given.get('claim', given)}: {missing[0]} is missing")
+    found = {}
+    for side in ("better", "worse"):
+        where = f"claims: {given['claim']}: {side}"
+        wanted = {**reference, **_assignment(given[side], where, names)}
+        found[side] = next((arm for arm in arms if arm.values == wanted), None)
+        if found[side] is None:
+            raise StudyError(f"{where}: the grid has no such arm; add a block to `grid`")
+    return Claim(str(given["claim"]), found["better"], found["worse"])
+
+
+def _check_labels(arms: Sequence[Arm]) -> None:
+    seen: dict[str, Arm] = {}
+    for arm in arms:
+        if seen.setdefault(arm.label, arm) is not arm:
+            raise StudyError(f"two arms are called {arm.label!r}; give values of different factors different names")
+
+
+def _name(given: Any, where: str) -> str:
+    if not _NAME.fullmatch(str(given)):
+        raise StudyError(f"{where}: {given!r}: give a name of letters, digits and the signs . _ + % -")
+    return str(given)
+
+
+def _mapping(given: Any, where: str, known: Iterable[str] | None = None) -> Mapping[str, Any]:
+    if not isinstance(given, dict):
+        raise StudyError(f"{where}: {given!r}: give names with values")
+    if known is not None and (unknown := [key for key in given if key not in known]):
+        raise StudyError(f"{where}: {unknown[0]}: no such entry; there are: {', '.join(sorted(known))}")
+    return given

@@ -1,0 +1,385 @@
+"""Running a study: what can run does, N at once; what fails is noted and the rest goes on.
+
+A step that finished is never run again: its record says so. The recipe's own scripts go on where a killed one stopped.
+Several processes, on one machine or on several with a common file system, may run one study: a step is locked by
+whoever runs it, and its child processes keep the lock if they outlive the runner.
+"""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lst_fairseq.data.manifest import atomic_text
+from lst_fairseq.study import Arm, Study, StudyError, recipe_settings
+from lst_fairseq.study_plan import Cell, Plan, Step
+
+#: Lines of a failed step's log that are shown.
+LOG_LINES = 8
+_PROGRESS = re.compile(r"^ {3}(\S.*update \d+ of \d+.*|\d+ of \d+)$", re.MULTILINE)
+
+
+# --- what is known so far ---------------------------------------------------------------------------------------------
+
+
+def read_record(step: Step) -> dict[str, Any]:
+    """What a step cost so far, or nothing where it has not run with these settings yet."""
+    try:
+        record = json.loads(step.record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return record if record.get("key") == step.key else {}
+
+
+def finished(step: Step) -> bool:
+    """Whether a step has run to its end."""
+    return bool(read_record(step).get("finished"))
+
+
+def read_score(cell: Cell, split: str) -> dict[str, Any]:
+    """What scripts/score.py wrote about a cell's translations of a split, and ``file``, where that is.
+
+    Raises:
+        StudyError: there is no such score, or more than one.
+    """
+    files = sorted((cell.work / "scores").glob(f"*.{split}.json"))
+    if len(files) != 1:
+        raise StudyError(
+            f"{cell.work / 'scores'}: {len(files)} scores of {split} where one is needed; remove {cell.work}"
+        )
+    return json.loads(files[0].read_text(encoding="utf-8")) | {"file": str(files[0])}
+
+
+@dataclass
+class ArmState:
+    """Where an arm stands.
+
+    Attributes:
+        wanted: last steps of what has to run now; all that they need has to run before.
+        planned: the same for all that is still to come, as far as one can tell.
+        chosen: settings that the search has chosen so far.
+        tried: for each setting that was searched, its candidates with their scores on dev (None: failed).
+        cells: one for each seed, once the search is over.
+    """
+
+    wanted: list[Step] = field(default_factory=list)
+    planned: list[Step] = field(default_factory=list)
+    chosen: dict[str, str] = field(default_factory=dict)
+    tried: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+
+
+def inspect(plan: Plan, arm: Arm, failed: Callable[[Step], bool] = lambda step: False) -> ArmState:
+    """Where an arm stands, by what lies in the study's folder.
+
+    The settings of the search are chosen one after another: the best of the first on dev, with the first candidates of
+    the others, then of the second, and so on. A setting that changes nothing in this arm is not searched.
+
+    Args:
+        plan: of the study.
+        arm: which one.
+        failed: whether a step has failed and is not to be tried again.
+    """
+    study, state = plan.study, ArmState()
+    candidates = study.candidates(arm)
+    defaults = {name: values[0] for name, values in candidates.items()}
+    for name, values in candidates.items():
+        cells = {value: plan.cell(arm, study.search_seed, defaults | state.chosen | {name: value}) for value in values}
+        if len({cell.steps["dev"] for cell in cells.values()}) == 1:
+            state.chosen[name] = values[0]
+            continue
+        pending = [
+            c.steps["dev"] for c in cells.values() if not failed(c.steps["dev"]) and not finished(c.steps["dev"])
+        ]
+        state.planned += [step for step in pending if step not in state.planned]
+        if pending and not state.wanted:
+            state.wanted = pending
+        if state.wanted:  # what comes after depends on what is chosen here
+            continue
+        scores = {
+            value: read_score(cell, study.dev)[study.search_metric] if finished(cell.steps["dev"]) else None
+            for value, cell in cells.items()
+        }
+        state.tried[name] = scores
+        known = {value: score for value, score in scores.items() if score is not None}
+        if not known:
+            return state  # nothing to choose from: the arm has failed
+        state.chosen[name] = max(known, key=known.__getitem__)
+    searching = bool(state.wanted)
+    cells = [plan.cell(arm, seed, defaults | state.chosen) for seed in study.seeds]
+    last = [step for cell in cells for kind, step in cell.steps.items() if kind in ("test", "alignment")]
+    pending = [step for step in last if not failed(step) and not finished(step)]
+    state.planned += pending
+    if not searching:
+        state.cells, state.wanted = cells, pending
+    return state
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Running:
+    """A step that runs now."""
+
+    step: Step
+    process: subprocess.Popen
+    lock: int
+    slot: int
+    started: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A step that failed, with the end of its log."""
+
+    step: Step
+    lines: str
+
+
+class Runner:
+    """Runs a study's steps.
+
+    Args:
+        plan: of the study.
+        arms: those to run.
+        jobs: steps at once.
+        gpus: ids of GPUs that the steps take in turn, one each; empty: whatever CUDA_VISIBLE_DEVICES says.
+        say: takes lines of progress.
+        every: seconds between two lines about what is running.
+        poll: seconds between two looks for what other processes have finished.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        arms: Sequence[Arm],
+        jobs: int = 1,
+        gpus: Sequence[str] = (),
+        say: Callable[[str], None] = print,
+        every: float = 60,
+        poll: float = 5,
+    ):
+        self.plan, self.arms, self.jobs, self.gpus, self.say = plan, arms, jobs, gpus, say
+        self.every, self.poll = every, poll
+        self.running: list[Running] = []
+        self.failures: list[Failure] = []
+        self._failed: set[Step] = set()
+        self._spoke = time.monotonic()
+
+    def run(self) -> list[Failure]:
+        """Run until nothing is left that can; returns what failed. Stops its steps when it is interrupted."""
+        try:
+            while self._start_what_can() or self.running:
+                looked = time.monotonic()
+                # A slot that is free waits for a step that another process has.
+                while not self._reap() and (self.running or time.monotonic() - looked < self.poll):
+                    if time.monotonic() - self._spoke >= self.every:
+                        self._report_running()
+                    if len(self.running) < self.jobs and time.monotonic() - looked >= self.poll:
+                        break
+                    time.sleep(min(0.1, self.poll))
+        finally:
+            self._stop()
+        return self.failures
+
+    def _is_failed(self, step: Step) -> bool:
+        return step in self._failed or any(self._is_failed(need) for need in step.needs)
+
+    def _start_what_can(self) -> bool:
+        """Fill the free slots; whether anything is left to do, here or elsewhere."""
+        waiting = False
+        for arm in self.arms:
+            state = inspect(self.plan, arm, self._is_failed)
+            for last in state.wanted:
+                for step in last.with_needs():
+                    if finished(step) or self._is_failed(step):
+                        continue
+                    waiting = True
+                    if len(self.running) >= self.jobs:
+                        return True
+                    if all(map(finished, step.needs)) and not any(r.step == step for r in self.running):
+                        self._start(step)
+        return waiting
+
+    def _start(self, step: Step) -> None:
+        """Start a step, unless another process has it."""
+        step.record.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(step.record.with_suffix(".lock"), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return
+        if finished(step):  # by whoever had the lock until now
+            os.close(lock)
+            return
+        for name, target in step.links.items():
+            link = step.work / name
+            if not link.is_symlink():
+                link.symlink_to(os.path.relpath(target, step.work))
+        taken = {running.slot for running in self.running}
+        slot = next(number for number in range(self.jobs) if number not in taken)
+        with open(step.log, "a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", _script(step)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment(step, slot),
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        self.running.append(Running(step, process, lock, slot, time.monotonic()))
+        self.say(f"start   {step.kind}: {step.name}")
+
+    def _environment(self, step: Step, slot: int) -> dict[str, str]:
+        """The user's environment without stray settings of the recipe, with the step's own."""
+        known = {*recipe_settings(), "SETTINGS"}
+        environment = {name: value for name, value in os.environ.items() if name not in known}
+        environment |= step.environment
+        threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        if step.record.exists() and not read_record(step):  # translated with another beam, say
+            environment["FORCE"] = "1"
+        return environment
+
+    def _reap(self) -> bool:
+        """Note what has ended; whether anything has."""
+        before = len(self.running)
+        for running in list(self.running):
+            pid, status, usage = os.wait4(running.process.pid, os.WNOHANG)
+            if not pid:
+                continue
+            running.process.returncode = code = os.waitstatus_to_exitcode(status)
+            self.running.remove(running)
+            seconds = time.monotonic() - running.started
+            _write_record(running.step, code, seconds, usage)
+            os.close(running.lock)
+            if code:
+                self._failed.add(running.step)
+                self.failures.append(Failure(running.step, last_lines(running.step.log)))
+                self.say(f"FAILED  {running.step.kind}: {running.step.name}; the rest goes on; {running.step.log}")
+            else:
+                self.say(f"done    {running.step.kind}: {running.step.name}, {duration(seconds)}; {self._left()}")
+
+        return len(self.running) < before
+
+    def _report_running(self) -> None:
+        self._spoke = time.monotonic()
+        for running in self.running:
+            seconds = duration(self._spoke - running.started)
+            said = _PROGRESS.findall(last_lines(running.step.log, 20))
+            progress = f"{said[-1]}, " if said else ""
+            self.say(f"running {running.step.kind}: {running.step.name}, {progress}{seconds}; {self._left()}")
+
+    def _left(self) -> str:
+        """``12 steps left, about 40 min``."""
+        left: list[Step] = []
+        for arm in self.arms:
+            for last in inspect(self.plan, arm, self._is_failed).planned:
+                left += [s for s in last.with_needs() if s not in left and not finished(s) and not self._is_failed(s)]
+        seconds = time_left(self.plan, left, {r.step: time.monotonic() - r.started for r in self.running}, self.jobs)
+        return f"{len(left)} steps left" + (f", about {duration(seconds)}" if seconds is not None and left else "")
+
+    def _stop(self) -> None:
+        """End what still runs: the scripts and all that they started; it goes on from its checkpoints next time."""
+        for running in self.running:
+            os.killpg(running.process.pid, signal.SIGTERM)
+        for running in self.running:
+            _, status, usage = os.wait4(running.process.pid, 0)
+            running.process.returncode = os.waitstatus_to_exitcode(status)
+            _write_record(running.step, running.process.returncode or 1, time.monotonic() - running.started, usage)
+            os.close(running.lock)
+        self.running.clear()
+
+
+def time_left(plan: Plan, left: Sequence[Step], running: Mapping[Step, float], jobs: int) -> float | None:
+    """Seconds that steps will take, by the mean of those of their kind that have finished; None: nothing to go by.
+
+    Args:
+        plan: whose folder has the finished ones.
+        left: steps to do, with those that run.
+        running: seconds that those have run for.
+        jobs: steps at once.
+    """
+    known: dict[str, list[float]] = {}
+    for record in sorted(plan.out.glob("*/*/study/*.json")):
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if content.get("finished"):
+            known.setdefault(record.stem, []).append(content["seconds"])
+    means = {kind: sum(seconds) / len(seconds) for kind, seconds in known.items()}
+    if not means or any(step.kind not in means for step in left):
+        return None
+    total = sum(max(0.0, means[step.kind] - running.get(step, 0.0)) for step in left)
+    return total / min(jobs, max(1, len(left)))
+
+
+def _script(step: Step) -> str:
+    """The step's commands and files as one bash script."""
+    first, *others = step.commands
+    lines = ["set -euo pipefail", first]
+    for name, text in step.files.items():
+        lines.append(f"cat >{json.dumps(str(step.work / name))} <<'END_OF_FILE'\n{text}END_OF_FILE")
+    return "\n".join([*lines, *others])
+
+
+def _write_record(step: Step, code: int, seconds: float, usage: Any) -> None:
+    """Add an attempt's cost to the step's record."""
+    before = read_record(step)
+    record = {
+        "key": step.key,
+        "kind": step.kind,
+        "name": step.name,
+        "finished": code == 0,
+        "seconds": round(before.get("seconds", 0) + seconds, 2),
+        "cpu_seconds": round(before.get("cpu_seconds", 0) + usage.ru_utime + usage.ru_stime, 2),
+        # Of the largest process; the kernel counts in KiB.
+        "peak_memory_gib": round(max(before.get("peak_memory_gib", 0), usage.ru_maxrss / 2**20), 3),
+        "attempts": before.get("attempts", 0) + 1,
+    }
+    with atomic_text(step.record) as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+
+
+def last_lines(log: Path, count: int = LOG_LINES) -> str:
+    """The last lines of a log that say something."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join([line for line in text.split("\n") if line.strip()][-count:])
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def slurm_script(study_file: Path, study: Study, out: Path, python: str, options: str = "") -> str:
+    """A Slurm job array with an arm a task, each its whole search and all its seeds; tasks wait for shared steps."""
+    directives = "".join(f"#SBATCH {option}\n" for option in options.split(";") if option.strip())
+    command = f"{python} {Path(__file__).resolve().parent.parent / 'scripts' / 'study.py'} {study_file} --out {out}"
+    arms = "\n".join(f"#   {number}  {arm.label}" for number, arm in enumerate(study.arms))
+    return f"""#!/usr/bin/env bash
+#SBATCH --job-name={study.name}
+#SBATCH --array=0-{len(study.arms) - 1}
+#SBATCH --output={out}/slurm-%a.log
+{directives}# One task an arm of the study:
+{arms}
+# A task that was ended goes on where it stopped when it is submitted again. Afterwards, for the report:
+#   {command} --report
+set -euo pipefail
+exec {command} --arm "$SLURM_ARRAY_TASK_ID" --jobs 1
+"""
