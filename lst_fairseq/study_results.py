@@ -159,7 +159,7 @@ def summaries(plan: Plan, cells: Sequence[Mapping[str, Any]], samples: int = 100
     return arms
 
 
-def tests(
+def paired_tests(
     out: Path,
     systems: Mapping[str, Mapping[str, Any]],
     baseline: str,
