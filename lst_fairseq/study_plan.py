@@ -133,6 +133,10 @@ class Plan:
             self._cells[known] = self._cell(arm, seed, dict(chosen))
         return self._cells[known]
 
+    def cells(self) -> list[Cell]:
+        """All cells that were asked for so far."""
+        return list(self._cells.values())
+
     def _cell(self, arm: Arm, seed: int, chosen: dict[str, str]) -> Cell:
         settings = {stage: self._settings(arm, stage, seed, chosen) for stage in ("stage1", "stage2", "generate")}
         data = self._data_step(arm, settings["stage1"])

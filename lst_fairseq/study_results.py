@@ -33,10 +33,6 @@ def collect(plan: Plan) -> dict[str, Any]:
         state = inspect(plan, arm, has_failed)
         for setting, tried in state.tried.items():
             search.append({"arm": arm.label, "setting": setting, "tried": tried, "chosen": state.chosen.get(setting)})
-        steps = [s for last in state.planned for s in last.with_needs()] + [c.steps["test"] for c in state.cells]
-        for step in steps:
-            if read_record(step) and not finished(step):
-                failures[f"{step.kind}: {step.name}"] = last_lines(step.log)
         for cell in state.cells:
             if finished(cell.steps["test"]):
                 cells.append(cell_line(plan, cell))
@@ -44,6 +40,9 @@ def collect(plan: Plan) -> dict[str, Any]:
                 missing.append(cell.name)
         if not state.cells:
             missing += [f"{arm.label}, seed {seed}" for seed in plan.study.seeds]
+    for step in dict.fromkeys(step for cell in plan.cells() for step in cell.steps.values()):
+        if read_record(step) and not finished(step):
+            failures[f"{step.kind}: {step.name}"] = last_lines(step.log)
     return {"cells": cells, "search": search, "missing": missing, "failures": failures}
 
 

@@ -1,0 +1,251 @@
+"""Study files: the grid that they describe, what they refuse, and which steps cells share."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lst_fairseq.study import ROOT, Study, StudyError, merged, read_study, recipe_settings
+from lst_fairseq.study_plan import Cell, Plan
+
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "base": {"MUSTC_ROOT": "corpus", "SPEECH_ENCODER": "frontend", "STAGE1_UPDATES": 10, "EXTRA_TRAIN_ARGS": "--a"},
+    "seeds": [1, 2],
+    "splits": ["tst-COMMON", "tst-HE"],
+    "factors": {
+        "adapter": {"conv": {}, "stack": {"ADAPTER": "stack", "EXTRA_TRAIN_ARGS": "--adapter-stack 4"}},
+        "strategy": {
+            "two-stage": {},
+            "one-stage": {"ONE_STAGE": 1},
+            "lora": {"STAGE2_MODULES": "adapter,lora", "stage2": {"EXTRA_TRAIN_ARGS": "--lora-r 8"}},
+        },
+        "data": {"100%": {}, "25%": {"data": {"fraction": 0.25}}},
+    },
+}
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def study_of(folder: Path, **changes: Any) -> Study:
+    return read_study(write(folder, {**BASE, **changes}))
+
+
+def labels(study: Study) -> list[str]:
+    return [arm.label for arm in study.arms]
+
+
+def test_all_factors_are_crossed_by_default(tmp_path):
+    study = study_of(tmp_path)
+    assert len(study.arms) == 2 * 3 * 2 and labels(study)[0] == "reference"
+    assert study.reference.values == {"adapter": "conv", "strategy": "two-stage", "data": "100%"}
+    assert "stack, lora, 25%" in labels(study)
+    assert len({tuple(arm.values.values()) for arm in study.arms}) == 12
+
+
+def test_blocks_cross_only_their_own_factors(tmp_path):
+    study = study_of(tmp_path, grid=["adapter", ["strategy", "data"]], reference={"strategy": "lora"})
+    assert labels(study) == [
+        "reference", "stack", "two-stage", "two-stage, 25%", "one-stage", "one-stage, 25%", "25%",
+    ]  # fmt: skip
+    assert study.arm(adapter="stack").label == "stack" and study.arm(adapter="stack", data="25%") is None
+    block = study.block_arms(["strategy", "data"])
+    assert len(block) == 6 and all(arm.values["adapter"] == "conv" for arm in block)
+
+
+def test_what_is_excluded_is_not_an_arm(tmp_path):
+    study = study_of(tmp_path, exclude=[{"adapter": "stack", "strategy": "lora"}])
+    assert len(study.arms) == 10
+    assert not [arm for arm in study.arms if arm.values["adapter"] == "stack" and arm.values["strategy"] == "lora"]
+
+
+def test_options_are_joined_or_win_over_the_base(tmp_path):
+    arm = study_of(tmp_path).arm(adapter="stack", strategy="lora")
+    assert arm.options.settings["EXTRA_TRAIN_ARGS"] == "--a --adapter-stack 4"
+    assert arm.options.of_stage("stage1")["EXTRA_TRAIN_ARGS"] == "--a --adapter-stack 4"
+    assert arm.options.of_stage("stage2")["EXTRA_TRAIN_ARGS"] == "--a --adapter-stack 4 --lora-r 8"
+    assert study_of(tmp_path, base={"ADAPTER": "conv"}).arm(adapter="stack").options.settings["ADAPTER"] == "stack"
+
+
+def test_paths_and_empty_settings(tmp_path):
+    options = study_of(tmp_path, base={"LLM": "$LST_ROOT/llm", "BATCH": None, "STAGE1_LR": 0.002}).reference.options
+    assert options.settings == {"LLM": f"{ROOT}/llm", "BATCH": "", "STAGE1_LR": "0.002"}
+
+
+def test_the_recipe_names_its_settings():
+    assert {"STAGE1_LR", "EXTRA_TRAIN_ARGS", "BEAM", "CACHE_FEATURES"} <= set(recipe_settings())
+    assert len(recipe_settings()) == len(set(recipe_settings()))
+
+
+def factor(**values: Any) -> dict[str, Any]:
+    return {"factors": {"f": {"first": {}, **values}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"facts": {}}, r"facts: no such entry; there are: alignment, base, claims"),
+        (factor(v={"STAGE9_LR": 1}), r"factors: f: v: STAGE9_LR: no such setting; .* STAGE1_LR"),
+        (factor(v={"SEED": 1}), r"factors: f: v: SEED is the study's own to set"),
+        (factor(v={"ONE_STAGE": True}), r"ONE_STAGE: True: give a text or a number"),
+        (factor(v={"data": {"fraction": 1.5}}), r"fraction: 1.5: give a number above 0, up to 1"),
+        (factor(v={"data": {"stage1": "mt"}}), r"stage1: mt: choose one of st, asr, both"),
+        (factor(v={"data": {"part": 1}}), r"data: part: no such entry; there are: fraction"),
+        ({"factors": {"f": {}}}, r"factors: f: has no value"),
+        ({"factors": {"f": {"a b": {}}}}, r"'a b': give a name of letters, digits"),
+        ({"factors": {"f": ["a"]}}, r"factors: f: \['a'\]: give names with values"),
+        ({"factors": {"f": {"a": {}, "x": {}}, "g": {"b": {}, "x": {}}}}, r"two arms are called 'x'"),
+        ({"reference": {"adapter": "glue"}}, r"reference: adapter has no value 'glue'; it has: conv, stack"),
+        ({"grid": [["adapter", "color"]]}, r"grid: no factor is called 'color'; there are: adapter, strategy, data"),
+        ({"exclude": [{"adapter": "conv"}]}, r"exclude: leaves out the reference"),
+        ({"seeds": [0]}, r"seeds: \[0\]: give a list of whole numbers above 0"),
+        ({"splits": "dev"}, r"splits: 'dev': give a list of test splits"),
+        ({"search": {"by": "ter"}}, r"search: by: ter: choose one of bleu, chrf"),
+        ({"search": {"STAGE2_LR": 1}}, r"search: STAGE2_LR: 1: give a list of values to try"),
+        ({"claims": [{"claim": "c", "better": {}}]}, r"claims: c: worse is missing"),
+        (
+            {"grid": ["adapter"], "claims": [{"claim": "c", "better": {}, "worse": {"data": "25%"}}]},
+            r"claims: c: worse: the grid has no such arm; add a block",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_file(changes, message, tmp_path):
+    with pytest.raises(StudyError, match=rf"study\.yaml: .*{message}"):
+        study_of(tmp_path, **changes)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(StudyError, match=r"gone.yaml: no such file; examples/study"):
+        read_study(tmp_path / "gone.yaml")
+    with pytest.raises(StudyError, match="not YAML"):
+        read_study(write(tmp_path, "a: [1"))
+    with pytest.raises(StudyError, match="the study: 'text': give names with values"):
+        read_study(write(tmp_path, "text"))
+
+
+def test_two_factors_must_not_contradict_each_other(tmp_path):
+    arms = study_of(tmp_path).arms
+    first, second = ("f", arms[0].options), ("g", arms[0].options)
+    assert merged(arms[0].options, [first, second]).settings["MUSTC_ROOT"] == "corpus"  # the same is no contradiction
+    factors = {"f": {"a": {}, "b": {"BEAM": 2}}, "g": {"c": {}, "d": {"BEAM": 3}}}
+    with pytest.raises(StudyError, match="the factors f and g both set BEAM, to '2' and '3': leave one out"):
+        study_of(tmp_path, factors=factors)
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def cell(study: Study, out: Path, seed: int = 1, chosen: dict[str, str] | None = None, **values: str) -> Cell:
+    return Plan(study, out, python="python").cell(study.arm(**values), seed, chosen or {})
+
+
+def test_cells_share_the_steps_in_which_they_agree(tmp_path):
+    study = study_of(tmp_path)
+    plain, lora = cell(study, tmp_path).steps, cell(study, tmp_path, strategy="lora").steps
+    assert plain["stage1"] == lora["stage1"] and plain["stage2"] != lora["stage2"]
+    assert lora["test"].with_needs() == [plain["data"], plain["stage1"], lora["stage2"], lora["test"]]
+    stack = cell(study, tmp_path, adapter="stack").steps
+    assert stack["data"] == plain["data"] and stack["stage1"] != plain["stage1"]
+    assert cell(study, tmp_path, seed=2).steps["stage1"] != plain["stage1"]
+    quarter = cell(study, tmp_path, data="25%").steps
+    assert quarter["data"] != plain["data"] and quarter["stage1"] != plain["stage1"]
+    # A learning rate of stage 2 leaves stage 1 as it is; one of stage 1 changes both.
+    second = cell(study, tmp_path, chosen={"STAGE2_LR": "1"}).steps
+    assert second["stage1"] == plain["stage1"] and second["stage2"] != plain["stage2"]
+    first = cell(study, tmp_path, chosen={"STAGE1_LR": "1"}).steps
+    assert first["stage1"] != plain["stage1"] and first["stage2"] != plain["stage2"]
+    assert len({step.work for step in (plain["stage2"], lora["stage2"], second["stage2"], first["stage2"])}) == 4
+
+
+def test_one_stage_knows_no_first(tmp_path):
+    study = study_of(tmp_path)
+    steps = cell(study, tmp_path, strategy="one-stage").steps
+    assert list(steps) == ["data", "stage2", "dev", "test"] and set(steps["stage2"].links) == {"data"}
+    # Nothing of stage 1 but its number of updates, which the one stage gets as well.
+    assert cell(study, tmp_path, chosen={"STAGE1_LR": "1"}, strategy="one-stage").steps == steps
+    more = study_of(tmp_path, base={**BASE["base"], "STAGE1_UPDATES": 20})
+    assert cell(more, tmp_path, strategy="one-stage").steps["stage2"] != steps["stage2"]
+
+
+def test_what_changes_no_outcome_changes_no_step(tmp_path):
+    plain = cell(study_of(tmp_path), tmp_path).steps
+    host = {"NUM_WORKERS": 3, "SAVE_INTERVAL": 7, "CACHE_FEATURES": "cache", "BASELINE_LR": 1}
+    assert cell(study_of(tmp_path, base={**BASE["base"], **host}), tmp_path).steps == plain
+    decoding = cell(study_of(tmp_path, base={**BASE["base"], "BEAM": 1}), tmp_path).steps
+    assert decoding["stage2"] == plain["stage2"] and decoding["test"] != plain["test"]
+    assert decoding["test"].work == plain["test"].work
+
+
+def test_the_settings_file_counts_with_what_stands_in_it(tmp_path):
+    file = tmp_path / "my.env"
+    file.write_text("STAGE1_LR=1\n")
+    first = cell(study_of(tmp_path, settings=str(file)), tmp_path)
+    assert first.steps["stage2"].environment["SETTINGS"] == str(file)
+    file.write_text("STAGE1_LR=2\n")
+    assert cell(study_of(tmp_path, settings=str(file)), tmp_path).steps["stage1"] != first.steps["stage1"]
+
+
+def test_steps_run_the_recipe_with_their_settings(tmp_path):
+    steps = cell(study_of(tmp_path), tmp_path, seed=2, chosen={"STAGE2_LR": "3e-4"}, strategy="lora").steps
+    assert steps["stage2"].commands == (f"bash {ROOT}/examples/mustc/stage2.sh",)
+    environment = steps["stage2"].environment
+    assert environment["STAGE2_MODULES"] == "adapter,lora" and environment["STAGE2_LR"] == "3e-4"
+    assert environment["SEED"] == "2" and environment["EXTRA_TRAIN_ARGS"] == "--a --lora-r 8"
+    assert environment["WORK"] == str(steps["stage2"].work)
+    assert steps["stage2"].links["stage1"] == steps["stage1"].work / "stage1"
+    assert steps["dev"].environment["SPLITS"] == "dev" and steps["test"].environment["SPLITS"] == "tst-COMMON tst-HE"
+    assert steps["data"].environment["SPLITS"] == "tst-COMMON tst-HE"
+    assert "alignment" not in steps
+
+
+DATA = {
+    "asr": ({"stage1": "asr"}, "--train-subset train_asr --valid-subset dev_asr"),
+    "both": ({"stage1": "both"}, "--train-subset train,train_asr --valid-subset dev"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_stage_1_on_other_tasks(name, tmp_path):
+    data, flags = DATA[name]
+    study = study_of(tmp_path, factors={"stage1": {"st": {}, name: {"data": data}}})
+    steps = cell(study, tmp_path, stage1=name).steps
+    assert steps["stage1"].environment["EXTRA_TRAIN_ARGS"] == f"--a {flags}"
+    assert steps["stage2"].environment["EXTRA_TRAIN_ARGS"] == "--a"
+    commands = [command.split() for command in steps["data"].commands[1:]]
+    assert [command[command.index("--out") + 1] for command in commands] == [
+        str(steps["data"].work / "data" / f"{split}_asr.tsv") for split in ("train", "dev")
+    ]
+    assert all("--asr" in command for command in commands)
+
+
+def test_less_and_cleaner_data_and_drawn_prompts(tmp_path):
+    data = {"fraction": 0.5, "max_wer": 0.2, "instructions": {"st": ["Say it.", "Go."]}}
+    study = study_of(tmp_path, factors={"data": {"all": {}, "less": {"data": data}}})
+    steps = cell(study, tmp_path, data="less").steps
+    prep, copy, clean, select = steps["data"].commands
+    manifests = steps["data"].work / "data"
+    assert prep.endswith("prep.sh") and str(manifests / "train_prepared.tsv") in copy
+    assert f"--manifest {manifests}/train_prepared.tsv --speech-encoder frontend --max-wer 0.2" in clean
+    assert f"--manifest {manifests}/train_clean.tsv --fraction 0.5 --out {manifests}/train.tsv" in select
+    written = yaml.safe_load(steps["data"].files["data/config_study.yaml"])
+    assert written["instructions"] == data["instructions"] and written["target_lang"] == "de"
+    for stage in ("stage1", "stage2"):
+        assert steps[stage].environment["EXTRA_TRAIN_ARGS"] == "--a --config-yaml config_study.yaml"
+
+
+def test_alignment_follows_stage_1(tmp_path):
+    study = study_of(tmp_path, alignment=50)
+    steps = cell(study, tmp_path).steps
+    (command,) = steps["alignment"].commands
+    assert command.split()[1:3] == [
+        str(ROOT / "scripts/alignment.py"),
+        f"{steps['stage1'].work}/stage1/checkpoint_last.pt",
+    ]
+    assert "--split dev" in command and "--segments 50" in command
+    assert steps["alignment"].needs == (steps["stage1"],) and steps["alignment"] not in steps["test"].with_needs()
+    assert "alignment" not in cell(study, tmp_path, strategy="one-stage").steps
