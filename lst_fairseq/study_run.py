@@ -369,7 +369,7 @@ def duration(seconds: float) -> str:
 
 def slurm_script(study_file: Path, study: Study, out: Path, python: str, options: str = "") -> str:
     """A Slurm job array with an arm a task, each its whole search and all its seeds; tasks wait for shared steps."""
-    directives = "".join(f"#SBATCH {option}\n" for option in options.split(";") if option.strip())
+    directives = "".join(f"#SBATCH --{option.strip()}\n" for option in options.split(";") if option.strip())
     command = f"{python} {Path(__file__).resolve().parent.parent / 'scripts' / 'study.py'} {study_file} --out {out}"
     arms = "\n".join(f"#   {number}  {arm.label}" for number, arm in enumerate(study.arms))
     return f"""#!/usr/bin/env bash

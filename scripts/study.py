@@ -4,7 +4,7 @@
     python scripts/study.py examples/study/mini.yaml --list          # what would run
     python scripts/study.py examples/study/mini.yaml                 # run, then write the report
     python scripts/study.py examples/study/mini.yaml --jobs 4 --gpus 0,1,2,3
-    python scripts/study.py examples/study/mini.yaml --slurm study.sbatch --slurm-options "--gpus=1;--time=8:00:00"
+    python scripts/study.py examples/study/mini.yaml --slurm study.sbatch --slurm-options "gpus=1;time=8:00:00"
     python scripts/study.py examples/study/mini.yaml --report        # only write the report, of what there is
 
 The study file's entries are explained in examples/study/README.md. Run it again to go on: a finished step is never run
