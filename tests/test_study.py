@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lst_fairseq.data.prompt import PromptSettings
 from lst_fairseq.study import ROOT, Study, StudyError, merged, read_study, recipe_settings
 from lst_fairseq.study_plan import Cell, Plan
 
@@ -249,3 +250,27 @@ def test_alignment_follows_stage_1(tmp_path):
     assert "--split dev" in command and "--segments 50" in command
     assert steps["alignment"].needs == (steps["stage1"],) and steps["alignment"] not in steps["test"].with_needs()
     assert "alignment" not in cell(study, tmp_path, strategy="one-stage").steps
+
+
+# --- the studies that are shipped -------------------------------------------------------------------------------------
+
+EXAMPLES = sorted((ROOT / "examples" / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_can_be_read_and_planned(path, tmp_path):
+    study = read_study(path)
+    plan = Plan(study, tmp_path)
+    defaults = {name: values[0] for name, values in study.search.items()}
+    cells = [plan.cell(arm, seed, defaults) for arm in study.arms for seed in study.seeds]
+    assert len({cell.work for cell in cells}) == len(cells) and len(cells) >= len(study.seeds) * 2
+    assert study.claims and all(step.commands for cell in cells for step in cell.steps.values())
+
+
+def test_stage_1_on_transcripts_is_asked_for_english(tmp_path):
+    study = read_study(ROOT / "examples" / "study" / "mini.yaml")
+    steps = Plan(study, tmp_path).cell(study.arm(**{"stage1-on": "both"}), 1, {}).steps
+    written = yaml.safe_load(steps["data"].files["data/config_study.yaml"])
+    settings = PromptSettings(steps["stage1"].environment["PROMPT"], written["instructions"], tgt_lang="de")
+    assert settings.texts("st", "", "", None) == ("{speech}<de>",)
+    assert settings.texts("asr", "", "", None) == ("{speech}<en>",)

@@ -1,4 +1,4 @@
-"""train_frontend.py and train_llm.py: what they save loads with from_pretrained, and an interrupted run goes on."""
+"""train_frontend.py, train_whisper.py and train_llm.py: what they save loads with from_pretrained, and an interrupted run goes on."""
 
 import json
 import sys
@@ -14,7 +14,10 @@ MINI = Path(__file__).resolve().parents[2] / "examples" / "mini"
 sys.path.insert(0, str(MINI))
 import train_frontend  # noqa: E402
 import train_llm  # noqa: E402
+import train_whisper  # noqa: E402
 from grammar import is_heldout, sample  # noqa: E402
+
+from lst_fairseq.models.frontends import FrontendOptions, build_frontend  # noqa: E402
 
 
 def run(module, monkeypatch, *arguments) -> None:
@@ -157,3 +160,39 @@ def test_llm_of_a_parallel_text(tmp_path, monkeypatch):
     assert (model.config.eos_token_id, model.config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     results = json.loads((tmp_path / "llm" / "results.json").read_text())
     assert set(results["bleu"]) == {"en-de", "en-fr"} and results["unseen_sentences"] == {"de": 6, "fr": 6}
+
+
+def test_whisper_like_frontend_is_the_one_that_lst_reads(tmp_path, monkeypatch):
+    """What is saved gives, read as --speech-encoder, the features that it was trained with."""
+    corpus, out, models = write_corpus(tmp_path), tmp_path / "whisper", []
+    save = train_whisper.save
+    monkeypatch.setattr(train_whisper, "save", lambda model, *rest: models.append(model) or save(model, *rest))
+    size = "--hidden 16 --layers 1 --heads 2 --ffn 16 --batch-seconds 1.2 --threads 1 --log-every 1".split()
+    run(train_whisper, monkeypatch, "--corpus", corpus, "--out", out, "--updates", 2, *size)
+    frontend = build_frontend(str(out), FrontendOptions(window="trim")).eval()
+    assert type(frontend).__name__ == "WhisperFrontend" and frontend.dtype == torch.float32
+    waveforms, lengths = 0.1 * torch.randn(2, 9000, generator=torch.manual_seed(0)), torch.tensor([9000, 5000])
+    with torch.no_grad():
+        features, n_vectors = frontend(waveforms, lengths)
+        expected, expected_lengths = models[0].frontend.eval()(waveforms, lengths)
+    assert n_vectors.tolist() == expected_lengths.tolist() == [29, 16]
+    torch.testing.assert_close(features[1, :16], expected[1, :16], atol=5e-2, rtol=0)  # stored in fp16
+    results = json.loads((out / "results.json").read_text())
+    assert results["updates"] == 2 and set(results) >= set(train_frontend.EVALUATION_SPLITS)
+    assert sum(file.stat().st_size for file in out.iterdir()) < 200_000
+    run(train_whisper, monkeypatch, "--corpus", corpus, "--out", tmp_path / "b", "--init", out, "--updates", 1, *size)
+    assert (tmp_path / "b" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_llms_of_other_families(family, tmp_path, monkeypatch):
+    size = "--vocab 700 --hidden 16 --layers 1 --heads 2 --threads 1 --batch-tokens 200 --sentences 300".split()
+    monkeypatch.setattr(train_llm, "evaluate", lambda *_: {})
+    run(train_llm, monkeypatch, "--out", tmp_path, "--family", family, "--updates", 1, *size)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert model.config.model_type == family and model.dtype == torch.float32
+    assert tokenizer("<de> Ja.", add_special_tokens=False).input_ids[0] == tokenizer.convert_tokens_to_ids("<de>")
+    text = sample(1, 1, "train")[0].de
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids) == text
+    position = train_llm.translate(model.eval(), tokenizer, ["One.", "Two and three."], "de")
+    assert len(position) == 2

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# A study from nothing to its report: the mini corpus where it is not there yet, the backbones, every cell, the report.
+#
+#   bash examples/study/run.sh mini               # mini, stage1, digits or smoke: examples/study/NAME.yaml
+#   bash examples/study/run.sh stage1 --jobs 2    # further arguments are those of scripts/study.py
+#
+# Run it again to go on after an interruption. The report is results/study/NAME/report.html. smoke needs no further
+# backbones and shows in some minutes whether everything works; mini takes about half a day on two CPU cores, and stage1
+# a day.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+source "$root/scripts/env.sh"
+name=${1:-}
+case "$name" in -h | --help) show_help "${BASH_SOURCE[0]}" && exit ;; esac
+study=$root/examples/study/$name.yaml
+[[ -n $name && -f $study ]] || die "no study is called '$name': choose one of $(cd "$root/examples/study" && echo *.yaml)"
+use_environment
+corpus=$root/data/mini
+if [[ $name == digits ]]; then
+    corpus=$root/data/digits
+    [[ -d $corpus ]] || die "$corpus is not there: examples/mini/README.md says how such a corpus is used"
+elif [[ ! -e $corpus/en-de ]]; then
+    python "$root/examples/mini/make_corpus.py" "$corpus" --langs de fr es
+fi
+if [[ $name != smoke ]]; then bash "$root/examples/study/backbones.sh" "$corpus"; fi
+python "$root/scripts/study.py" "$study" "${@:2}"
