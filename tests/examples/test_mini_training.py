@@ -1,4 +1,4 @@
-"""train_frontend.py, train_whisper.py and train_llm.py: what they save loads with from_pretrained, and an interrupted run goes on."""
+"""The mini trainings: what they save loads with from_pretrained, and an interrupted run goes on."""
 
 import json
 import sys

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import REPOSITORY, read_tsv, write_tsv
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-import select_manifest  # noqa: E402
+import select_manifest
 
 COLUMNS = ["id", "audio", "n_frames", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task"]
 
