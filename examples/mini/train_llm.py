@@ -1,7 +1,7 @@
 """Train the mini LLM: a small Llama that translates English, with its tokenizer, saved as `save_pretrained` does.
 
     python examples/mini/train_llm.py --out backbones/llm                       # text from the grammar; de, fr, es
-    python examples/mini/train_llm.py --out backbones/qwen2 --family qwen2 --hidden 160      # another family and size
+    python examples/mini/train_llm.py --out backbones/gpt2 --family gpt2 --hidden 160        # another family and size
     python examples/mini/train_llm.py --out backbones/digits-llm --updates 400 \\
         --text data/digits/en-de/data/train/txt data/digits/en-fr/data/train/txt
 
@@ -33,11 +33,10 @@ from transformers import (
     LlamaConfig,
     LlamaTokenizer,
     PreTrainedModel,
-    Qwen2Config,
 )
 
 LANGUAGES = ("de", "fr", "es")
-FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "gpt2": GPT2Config}
+FAMILIES = ("llama", "gpt2")
 LANGUAGE_TOKENS = [f"<{language}>" for language in ("en", *LANGUAGES)]
 SPECIAL_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
@@ -169,7 +168,7 @@ def new_model(tokenizer: LlamaTokenizer, args: argparse.Namespace) -> PreTrained
         config = GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     else:
         gated = {"intermediate_size": args.hidden * 8 // 3, "num_key_value_heads": args.heads}
-        config = FAMILIES[args.family](**sizes, **gated)
+        config = LlamaConfig(**sizes, **gated)
     return AutoModelForCausalLM.from_config(config)
 
 
@@ -261,7 +260,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3, help="highest learning rate (default 1.5e-3)")
     parser.add_argument("--warmup", type=float, default=0.06, help="share of the updates (default 0.06)")
     parser.add_argument("--vocab", type=int, default=1800, help="pieces at most (default 1800)")
-    parser.add_argument("--family", default="llama", choices=sorted(FAMILIES), help="architecture (default llama)")
+    parser.add_argument("--family", default="llama", choices=FAMILIES, help="architecture (default llama)")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=4)
