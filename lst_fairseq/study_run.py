@@ -5,10 +5,12 @@ Several processes, on one machine or on several with a common file system, may r
 whoever runs it, and its child processes keep the lock if they outlive the runner.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lst_fairseq.data.manifest import atomic_text
-from lst_fairseq.study import Arm, Study, StudyError, recipe_settings
+from lst_fairseq.study import ROOT, Arm, Study, StudyError, recipe_settings
 from lst_fairseq.study_plan import Cell, Plan, Step
 
 #: Lines of a failed step's log that are shown.
@@ -222,9 +224,8 @@ class Runner:
             os.close(lock)
             return
         for name, target in step.links.items():
-            link = step.work / name
-            if not link.is_symlink():
-                link.symlink_to(os.path.relpath(target, step.work))
+            with contextlib.suppress(FileExistsError):
+                (step.work / name).symlink_to(os.path.relpath(target, step.work))
         taken = {running.slot for running in self.running}
         slot = next(number for number in range(self.jobs) if number not in taken)
         with open(step.log, "a", encoding="utf-8") as log:
@@ -271,7 +272,6 @@ class Runner:
                 self.say(f"FAILED  {running.step.kind}: {running.step.name}; the rest goes on; {running.step.log}")
             else:
                 self.say(f"done    {running.step.kind}: {running.step.name}, {duration(seconds)}; {self._left()}")
-
         return len(self.running) < before
 
     def _report_running(self) -> None:
@@ -329,7 +329,7 @@ def _script(step: Step) -> str:
     first, *others = step.commands
     lines = ["set -euo pipefail", first]
     for name, text in step.files.items():
-        lines.append(f"cat >{json.dumps(str(step.work / name))} <<'END_OF_FILE'\n{text}END_OF_FILE")
+        lines.append(f"cat >{shlex.quote(str(step.work / name))} <<'END_OF_FILE'\n{text}END_OF_FILE")
     return "\n".join([*lines, *others])
 
 
@@ -370,7 +370,7 @@ def duration(seconds: float) -> str:
 def slurm_script(study_file: Path, study: Study, out: Path, python: str, options: str = "") -> str:
     """A Slurm job array with an arm a task, each its whole search and all its seeds; tasks wait for shared steps."""
     directives = "".join(f"#SBATCH --{option.strip()}\n" for option in options.split(";") if option.strip())
-    command = f"{python} {Path(__file__).resolve().parent.parent / 'scripts' / 'study.py'} {study_file} --out {out}"
+    command = shlex.join([python, str(ROOT / "scripts" / "study.py"), str(study_file), "--out", str(out)])
     arms = "\n".join(f"#   {number}  {arm.label}" for number, arm in enumerate(study.arms))
     return f"""#!/usr/bin/env bash
 #SBATCH --job-name={study.name}

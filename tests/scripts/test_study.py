@@ -179,7 +179,8 @@ def test_costs_are_those_of_all_processes(studies, tmp_path):
     )
     (tmp_path / "burn.py").write_text(burn)
     command = f"bash -c 'bash -c \"{sys.executable} -S {tmp_path}/burn.py; true\"; true'"
-    step = Step("stage2", "burning", work, "key", (command,), {})
+    files = {"data/config it's.yaml": "a: '$HOME'\n"}
+    step = Step("stage2", "burning", work, "key", (f"mkdir -p '{work}/data'", command), {}, files=files)
     runner = Runner(studies.plan(), [], jobs=1, say=lambda line: None)
     runner._start(step)
     while not runner._reap():
@@ -187,6 +188,7 @@ def test_costs_are_those_of_all_processes(studies, tmp_path):
     record = read_record(step)
     assert finished(step) and 0.6 <= record["cpu_seconds"] < 3 and 0.15 < record["peak_memory_gib"] < 0.4
     assert record["seconds"] >= 0.6 and record["attempts"] == 1
+    assert (work / "data" / "config it's.yaml").read_text() == "a: '$HOME'\n"
 
 
 def test_the_search_chooses_on_dev(studies):
