@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from fairseq import utils
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
-from torch.nn import functional as F
+
+from lst_fairseq.criterions.token_loss import token_loss
 
 
 @dataclass
@@ -46,26 +46,18 @@ class LstCrossEntropy(FairseqCriterion):
             the summed loss, the number it is to be divided by (target tokens, or sentences with --sentence-avg), and
             what to log. ``reduce=False`` gives the loss of each target token [N].
         """
-        logits, _ = model(**sample["net_input"])
-        target = sample["target"]
-        kept = target.ne(self.padding_idx)
-        logits, target = logits[kept].float(), target[kept]  # [N, V], [N]
-        lprobs = F.log_softmax(logits, dim=-1)
-        reduction = "sum" if reduce else "none"
-        nll = F.nll_loss(lprobs, target, reduction=reduction)
-        loss = nll
-        if self.label_smoothing:
-            even = -lprobs.mean(dim=-1)
-            even = even.sum() if reduce else even
-            loss = (1 - self.label_smoothing) * nll + self.label_smoothing * even
+        kept = sample["target"].ne(self.padding_idx)
+        target = sample["target"][kept]
+        logits, _ = model(**sample["net_input"], kept=kept)
+        each, nll, best = token_loss(logits, target, self.label_smoothing)  # [N]
+        loss = each.sum() if reduce else each
         n_tokens = target.numel()
         sample_size = sample["nsentences"] if self.sentence_avg else n_tokens
-        with torch.no_grad():
-            n_correct = utils.item(lprobs.argmax(dim=-1).eq(target).sum())
         logging_output = {
             "loss": loss.detach().sum(),
-            "nll_loss": nll.detach().sum(),
-            "n_correct": n_correct,
+            "nll_loss": nll.sum(),
+            # Left on the device: a copy would wait there for the forward pass, before the backward pass can be queued.
+            "n_correct": best.eq(target).sum(),
             "ntokens": n_tokens,
             "nsentences": sample["nsentences"],
             "sample_size": sample_size,

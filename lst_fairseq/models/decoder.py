@@ -13,6 +13,7 @@ from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import NO_TOKEN
 from lst_fairseq.models.beam_cache import FannedOutCache, SharedPrefixCache, shares_prefixes
 from lst_fairseq.models.llm import check_llm, position_limit
+from lst_fairseq.models.packing import ATTENTION, PackedRows, packs
 
 
 def left_pad(content: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +57,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         self.llm_arguments = set(inspect.signature(llm.forward).parameters)
         check_llm(llm, self.llm_arguments)
         self.shares_prefixes = shares_prefixes(llm, self.llm_arguments)
+        self.packs = packs(llm, self.llm_arguments)
         self.llm_positions = position_limit(llm.config)
         self.max_speech = max_speech
         self.max_prompt = max_prompt
@@ -84,6 +86,10 @@ class LlmDecoder(FairseqIncrementalDecoder):
 
     def prefix(self, encoder_out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Embeddings of prompt and speech, left-padded: [B, P, E], and bool mask [B, P], one row a sentence."""
+        return left_pad(*self._prefix(encoder_out))
+
+    def _prefix(self, encoder_out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Embeddings of prompt and speech with gaps between them: [B, L, E], and where they are no gap, bool [B, L]."""
         speech, lengths = encoder_out["speech"], encoder_out["speech_lengths"]
         before, after = encoder_out["prompt_before"], encoder_out["prompt_after"]
         embed = self.llm.get_input_embeddings()
@@ -91,13 +97,14 @@ class LlmDecoder(FairseqIncrementalDecoder):
         parts = [embed(before.clamp(min=0)), speech, embed(after.clamp(min=0))]
         has_speech = torch.arange(speech.size(1), device=speech.device) < lengths.unsqueeze(1)
         mask = torch.cat([before.ne(NO_TOKEN), has_speech, after.ne(NO_TOKEN)], dim=1)
-        return left_pad(torch.cat([part.to(parts[0].dtype) for part in parts], dim=1), mask)
+        return torch.cat([part.to(parts[0].dtype) for part in parts], dim=1), mask
 
     def forward(
         self,
         prev_output_tokens: Tensor,
         encoder_out: dict[str, Tensor],
         incremental_state: dict[str, Any] | None = None,
+        kept: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, None]]:
         """Logits of the next token.
@@ -107,26 +114,37 @@ class LlmDecoder(FairseqIncrementalDecoder):
             encoder_out: what :class:`SpeechEncoder` returned, perhaps reordered.
             incremental_state: None for a whole target (training, scoring); else the generator's dict, in which the
                 key/value cache is kept.
+            kept: bool [B, T], the positions of a whole target whose logits are wanted; N of them.
 
         Returns:
-            logits [B, T, V], or [B, 1, V] with an incremental state, and ``{"attn": None}``.
+            logits [B, T, V], or [N, V] with ``kept``, or [B, 1, V] with an incremental state, and ``{"attn": None}``.
+            Beyond a row's own target, logits are of no use.
         """
-        if incremental_state is None:
-            logits = self._score_all(prev_output_tokens, encoder_out)
-        else:
+        if incremental_state is not None:
             logits = self._step(prev_output_tokens, encoder_out, incremental_state)
             logits.index_fill_(-1, self.without_token, -torch.inf)
+            return logits, {"attn": None}
+        content, mask = self._prefix(encoder_out)
+        row = encoder_out["row"]
+        if row.size(0) != content.size(0) or not torch.equal(row, torch.arange(row.size(0), device=row.device)):
+            content, mask = content[row], mask[row]
+        if not self.packs:
+            logits = self._score_padded(prev_output_tokens, content, mask)
+            return logits if kept is None else logits[kept], {"attn": None}
+        fed = prev_output_tokens.ne(self.dictionary.pad())
+        fed[:, 0] = True
+        logits = self._score_packed(prev_output_tokens, fed, fed if kept is None else kept, content, mask)
+        if kept is None:
+            every = logits.new_zeros(fed.numel(), logits.size(-1))
+            logits = every.index_copy(0, fed.flatten().nonzero().squeeze(1), logits).view(*fed.shape, -1)
         return logits, {"attn": None}
 
-    def _score_all(self, prev_output_tokens: Tensor, encoder_out: dict[str, Tensor]) -> Tensor:
-        prefix, mask = self.prefix(encoder_out)
-        row = encoder_out["row"]
-        if row.size(0) != prefix.size(0) or not torch.equal(row, torch.arange(row.size(0), device=row.device)):
-            prefix, mask = prefix[row], mask[row]
+    def _score_padded(self, prev_output_tokens: Tensor, content: Tensor, mask: Tensor) -> Tensor:
+        """Logits [B, T, V], the sentences side by side with their targets beginning at the same place."""
+        prefix, mask = left_pad(content, mask)
         target = prev_output_tokens[:, 1:]
-        target_mask = target.ne(self.dictionary.pad())
         inputs = torch.cat([prefix, self.llm.get_input_embeddings()(target).to(prefix.dtype)], dim=1)
-        mask = torch.cat([mask, target_mask], dim=1)
+        mask = torch.cat([mask, target.ne(self.dictionary.pad())], dim=1)
         return self._logits(
             inputs,
             prev_output_tokens.size(1),
@@ -135,6 +153,30 @@ class LlmDecoder(FairseqIncrementalDecoder):
             past_key_values=None,
             use_cache=False,
         )
+
+    def _score_packed(
+        self, prev_output_tokens: Tensor, fed: Tensor, kept: Tensor, content: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Logits [N, V] at the kept positions [B, T] of the targets, the sentences one after the other in one row.
+
+        ``fed`` [B, T] is True where ``prev_output_tokens`` holds a sentence's own tokens.
+        """
+        # For good: layers that are computed again in the backward pass look it up again.
+        self.llm.config.get_text_config()._attn_implementation = ATTENTION
+        target = self.llm.get_input_embeddings()(prev_output_tokens[:, 1:]).to(content.dtype)
+        packed = PackedRows(torch.cat([mask, fed[:, 1:]], dim=1))
+        first = packed.starts + mask.sum(dim=1) - 1  # the prefix's last position predicts the first token
+        places = first.unsqueeze(1) + torch.arange(fed.size(1), device=fed.device)
+        output = self.llm(
+            inputs_embeds=packed.pack(torch.cat([content, target], dim=1)),
+            attention_mask=packed.no_mask,
+            position_ids=packed.positions,
+            past_key_values=None,
+            use_cache=False,
+            logits_to_keep=places[kept],
+            packed=packed,
+        )
+        return output.logits.squeeze(0)
 
     def _logits(self, inputs: Tensor, keep: int, **arguments: Any) -> Tensor:
         """The LLM's logits [B, keep, V] at the last positions of its input [B, L, E]."""

@@ -101,11 +101,19 @@ class LstModel(FairseqEncoderDecoderModel):
         return cls(encoder, decoder, trained, record, cfg.frontend_top_layers)
 
     def forward(
-        self, src_tokens: Tensor, src_lengths: Tensor, prev_output_tokens: Tensor, **prompts: Tensor
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        kept: Tensor | None = None,
+        **prompts: Tensor,
     ) -> tuple[Tensor, dict[str, None]]:
-        """Waveforms [B, T], lengths [B], prompts and target inputs [B, U] to logits [B, U, V]."""
+        """Waveforms [B, T], lengths [B], prompts and target inputs [B, U] to logits [B, U, V].
+
+        With ``kept``, bool [B, U], to the logits [N, V] of those N positions alone.
+        """
         encoder_out = self.encoder(src_tokens, src_lengths, **prompts)
-        return self.decoder(prev_output_tokens, encoder_out=encoder_out)
+        return self.decoder(prev_output_tokens, encoder_out=encoder_out, kept=kept)
 
     def signature(self) -> dict[str, Any]:
         """What a result depends on besides data and search: both pretrained parts, adapter, modules held, prompt."""
