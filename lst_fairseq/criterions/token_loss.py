@@ -17,9 +17,7 @@ class _TokenLoss(torch.autograd.Function):
     """Chunks of rows go through fp32; the gradient is written over the logits, which nobody needs any more."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, target: Tensor, smoothing: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         n_rows, n_words = logits.shape
         log_sums, nll, even = torch.zeros(3, n_rows, dtype=torch.float32, device=logits.device)
         best = torch.empty_like(target)
