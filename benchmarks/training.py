@@ -267,7 +267,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sample, warm_up = samples[shortest], [items[i] for i in plugin_batches[shortest]]
     difference = compare(model, criterion, trainer._prepare_sample(sample)[0], warm_up, device)
     identical = max(difference.values()) < TOLERANCE[args.dtype]
-    print(f"loss and gradients within {difference['loss']:.0e} and {difference['gradient']:.0e} of the plain loop's")
+    print(
+        f"loss and gradients within {difference['loss']:.0e} and {difference['gradient']:.0e} of the plain loop's",
+        flush=True,
+    )
 
     def cut(order: Sequence[int]) -> list[list[Any]]:
         return [[items[i] for i in order[start : start + args.batch]] for start in range(0, len(order), args.batch)]
@@ -311,7 +314,8 @@ def run_sides(model: Any, starts: dict[str, Callable[[], Iterator[int]]], device
                 if not side.step(device):
                     del waiting[name]
                 elif side.n_updates:
-                    print(f"{name}: update {side.n_updates}, {side.seconds / side.n_updates:.2f} s each", flush=True)
+                    seconds = f"{side.seconds:.1f} s ({side.cpu_seconds:.1f} s of CPU)"
+                    print(f"{name}: {side.n_updates} updates, {side.tokens} target tokens in {seconds}", flush=True)
         for name in group:
             sides[name].updates = iter(())  # lets go of its optimiser
         gc.collect()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from lst_fairseq.criterions.token_loss import CHUNK
 from lst_fairseq.models.frontends import SpeechFrontend, Wav2Vec2BertFrontend, WhisperFrontend
 from lst_fairseq.models.lst import SAMPLE_RATE, LstModel
 
@@ -23,10 +24,11 @@ HALVES = ("bf16", "fp16")
 #: legacy_distributed_data_parallel.py:35: elements of the buffer in which gradients are summed over GPUs.
 DDP_BUFFER = 2**28
 ADAM_STATES = 2
-#: Logits of target positions that the loss holds in fp32 at a time: log-probabilities, their gradient and the logits'.
-LOGIT_COPIES = 3
-#: transformers' name for :func:`fused_attention`.
+#: Chunks of logits that the loss holds in fp32 at a time, beside the logits themselves.
+LOSS_CHUNKS = 2
+#: transformers' names for :func:`fused_attention` and :func:`packed_attention`.
 ATTENTION = "lst_plan"
+PACKED_ATTENTION = "lst_plan_packed"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,18 @@ def fused_attention(
     return _SavedByAttention.apply(query, key, value, attention_mask).transpose(1, 2), None
 
 
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """As :func:`fused_attention`, of sentences in one row (``models/packing.py``).
+
+    There is no mask, grouped keys and values stay as they are, and the output is copied back into the row.
+    """
+    return _SavedByAttention.apply(query, key, value, None).transpose(1, 2).clone(), None
+
+
 AttentionInterface.register(ATTENTION, fused_attention)
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 
 
 class SavedTensors:
@@ -158,7 +171,7 @@ def activations(model: LstModel, batch: Batch) -> Activations:
         with _without_checkpointing(layers), everything.recorded():
             _logits(model, inputs, batch)
         recomputed = (everything.bytes - (saved.bytes - before)) // len(layers)
-    loss = LOGIT_COPIES * logits.numel() * torch.float32.itemsize
+    loss = logits.nbytes + LOSS_CHUNKS * min(logits.numel(), CHUNK) * torch.float32.itemsize
     return Activations(largest[0], saved.bytes, loss, recomputed)
 
 
@@ -197,14 +210,15 @@ def _llm_inputs(model: LstModel, features: Tensor, batch: Batch) -> Tensor:
 
 
 def _logits(model: LstModel, inputs: Tensor, batch: Batch) -> Tensor:
-    """Logits [B, U, V] of the target positions, with a mask as a batch of unequal lengths has it."""
+    """Logits [B, U, V] of the target positions, with a mask, if one is needed, as a batch of unequal lengths has it."""
     rows, size, _ = inputs.shape
     arguments: dict[str, Any] = {
         "position_ids": torch.zeros(rows, size, dtype=torch.long, device="meta"),
         "logits_to_keep": batch.target_tokens,
     }
     arguments = {name: value for name, value in arguments.items() if name in model.decoder.llm_arguments}
-    mask = torch.ones(rows, 1, size, size, dtype=torch.bool, device="meta")
+    shape = (1, 1, 1, 1) if model.decoder.packs else (rows, 1, size, size)
+    mask = torch.ones(shape, dtype=torch.bool, device="meta")
     return model.decoder.llm(inputs_embeds=inputs, attention_mask=mask, use_cache=False, **arguments).logits
 
 

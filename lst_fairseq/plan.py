@@ -21,7 +21,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Wav2Vec2Config
 
 from lst_fairseq.cli import positive
-from lst_fairseq.memory import ADAM_STATES, ATTENTION, Batch, estimates
+from lst_fairseq.memory import ADAM_STATES, ATTENTION, PACKED_ATTENTION, Batch, estimates
 from lst_fairseq.models.adapters import build_adapter
 from lst_fairseq.models.checkpoint import MODULES, RECORD_KEY, CheckpointRecord, module_of
 from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
@@ -105,6 +105,8 @@ def build_empty(cfg: Any, llm_config: PretrainedConfig, frontend_settings: dict[
         encoder = SpeechEncoder(frontend, adapter, embeddings, "frontend" not in trained, prompts=None)
         no_tokens = SimpleNamespace(tokenizer=(), ids_without_token=())
         decoder = LlmDecoder(llm, no_tokens, not {"llm", "lora"} & set(trained), max_speech=0, max_prompt=0)
+    if llm.config._attn_implementation == "sdpa":
+        llm.set_attn_implementation(PACKED_ATTENTION if decoder.packs else ATTENTION)
     if frontend.model.config._attn_implementation == "sdpa":
         frontend.model.set_attn_implementation(ATTENTION)
     record = CheckpointRecord(held=trained, sources={}, prompt={}, tokenizer="")
@@ -115,7 +117,7 @@ def _empty_llm(cfg: Any, config: PretrainedConfig, trained: Sequence[str]) -> Pr
     check_llm_dtype(cfg.llm_dtype, trained)
     dtype = (config.dtype or torch.float32) if cfg.llm_dtype == "auto" else getattr(torch, cfg.llm_dtype)
     attention = attention_for(config, cfg.attn_implementation)
-    attention = "eager" if attention == "eager" else ATTENTION
+    attention = ATTENTION if attention == "flash_attention_2" else attention
     llm = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if cfg.llm_gradient_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

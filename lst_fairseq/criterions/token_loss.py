@@ -38,8 +38,6 @@ class _TokenLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor, None, None]:
         logits, target, log_sums = ctx.saved_tensors
-        if ctx.smoothing is None:
-            raise RuntimeError("token_loss: the backward pass can run only once, since it overwrites the logits")
         n_rows, n_words = logits.shape
         for rows in _chunks(n_rows, n_words):
             # The softmax, less what it should be; in place where the logits are in fp32 already.
@@ -51,7 +49,6 @@ class _TokenLoss(torch.autograd.Function):
             chunk.mul_(grad[rows].unsqueeze(1))
             if logits.dtype != chunk.dtype:
                 logits[rows] = chunk
-        ctx.smoothing = None
         return logits, None, None
 
 

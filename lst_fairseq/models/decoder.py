@@ -35,9 +35,10 @@ def left_pad(content: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 class LlmDecoder(FairseqIncrementalDecoder):
     """A Hugging Face causal LLM behind fairseq's incremental decoder interface.
 
-    A row of the LLM's input is ``padding | prompt | speech | prompt | target``. The prefix ends at the same position in
-    each row and the target begins there, so that logits are computed for target positions only. fairseq's first
-    target input, the end of sentence, stands for the prefix: the prefix's last position predicts the first token.
+    A sentence is ``prompt | speech | prompt | target`` to the LLM. In training, sentences stand one after the other in
+    one row where the LLM's attention allows it (``models/packing.py``), else side by side, left-padded so that each
+    target begins at the same place. Logits are computed for target positions only. fairseq's first target input, the
+    end of sentence, stands for the prefix: the prefix's last position predicts the first token.
 
     Args:
         llm: any ``AutoModelForCausalLM`` that accepts ``inputs_embeds`` and keeps keys and values of its past.

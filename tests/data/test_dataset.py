@@ -62,6 +62,23 @@ def test_max_tokens_counts_positions(corpus, backbones):
     assert 1 < len(batches) < 12
 
 
+def test_long_and_short_utterances_fill_a_batch_alike(tmp_path, backbones):
+    """No batch could have taken the next utterance too, and what lies in it is no shorter than that."""
+    rng = np.random.default_rng(6)
+    write_split(tmp_path, "train", [(float(seconds), WORDS) for seconds in rng.uniform(0.2, 8, 60)])
+    task, _ = task_and_model(tmp_path, backbones)
+    task.load_dataset("train")
+    dataset, most = task.dataset("train"), 600
+    batches = task.get_batch_iterator(dataset, max_tokens=most).frozen_batches
+    lengths = [sorted(dataset.num_tokens_vec(batch).tolist()) for batch in batches]
+    for batch, following in zip(lengths, lengths[1:]):
+        assert len(batch) * batch[-1] <= most < (len(batch) + 1) * batch[-1]
+        assert batch[0] >= following[-1]
+    assert len(lengths[-2]) > 3 * len(lengths[0]) > 3  # short utterances: more of them, not less in a batch
+    filled = [sum(batch) / most for batch in lengths[:-1]]
+    assert min(filled) > 0.75 and abs(filled[0] - np.mean(filled)) < 0.15
+
+
 def rule(**limits: Any) -> LengthRule:
     return LengthRule(
         **{
