@@ -1,9 +1,11 @@
-"""Keys and values of a beam search: the prefix once a sentence, the generated tokens once a beam.
+"""Keys and values of a beam search: the prefix once a sentence, each generated token once.
 
-    sentence 1   prefix  ------------------+-- beam 1: tokens      attention of a token: over its sentence's prefix and
-                                           +-- beam 2: tokens      its own beam's tokens, in one softmax
-    sentence 2   prefix  ------------------+-- beam 1: tokens      a step reorders the tokens' part only, and the beams
-                                           +-- beam 2: tokens      of a sentence read its prefix together
+    sentence 1   | prefix | step 1: beams 1, 2 | step 2: beams 1, 2 | ...    one buffer a layer: a token is written
+    sentence 2   | prefix | step 1: beams 1, 2 | step 2: beams 1, 2 | ...    once and stays where it is
+
+A beam's hypothesis is a path through the steps' slots. The search reorders who sees which slot, and never the keys and
+values themselves; the beams of a sentence attend to its buffer together, in one product. Slots that no beam sees any
+more are given up when the buffer is full.
 
 ``FannedOutCache`` keeps a copy of the prefix for each beam, for LLMs whose attention is not transformers' exchangeable
 one. Both give the same scores.
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -23,6 +26,14 @@ logger = logging.getLogger(__name__)
 
 #: Name under which transformers finds :func:`shared_prefix_attention`.
 ATTENTION = "lst_shared_prefix"
+#: Steps that a new buffer has room for.
+ROOM = 64
+#: Keys are attended to in multiples of this number: PyTorch's fused attention on GPUs copies a mask of another size.
+ALIGNMENT = 16
+
+
+class CannotSharePrefix(RuntimeError):
+    """An LLM's attention turned out not to be exchangeable; a fanned-out cache will do."""
 
 
 class FannedOutCache:
@@ -43,7 +54,8 @@ class FannedOutCache:
         """The LLM's arguments for the next tokens of each beam, which the cache takes up."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(self.mask.size(0), n_tokens)], dim=1)
         positions = (self.mask.long().cumsum(dim=1) - 1)[:, -n_tokens:]
-        return {"past_key_values": self.cache, "attention_mask": self.mask.long(), "position_ids": positions}
+        cached = {"past_key_values": self.cache, "use_cache": True}
+        return {**cached, "attention_mask": self.mask.long(), "position_ids": positions}
 
     def reorder(self, order: Tensor) -> None:
         """Beam i becomes what beam ``order[i]`` was."""
@@ -57,51 +69,105 @@ class FannedOutCache:
 
 
 class SharedPrefixCache:
-    """One copy of a sentence's prefix for all of its beams.
+    """One buffer of keys and values for all beams of a sentence.
 
     The beams of a sentence stand side by side and are equally many for all sentences, and a reorder keeps them so, as
     fairseq's generator does: beams change places within their sentence, and whole sentences leave.
 
     Args:
-        llm: the model, which reads the prefix through :meth:`attention`.
-        cache: keys and values of the prefixes, one row a sentence, in layers that keep all positions.
+        llm: the model, which reads the buffers through :meth:`attention`.
+        cache: keys and values of the prefixes, one row a sentence, in layers that keep all positions; emptied.
         mask: bool [S, P], where the prefixes have content.
         beam: beams of each sentence.
+
+    Attributes:
+        keys, values: of each layer, [S, G, P + room, D].
+        sees: bool [S, beam, N], whose hypothesis goes through which of the N slots behind the prefix.
+        times: LongTensor [S, N], the step at which each slot was written.
     """
 
     def __init__(self, llm: PreTrainedModel, cache: DynamicCache, mask: Tensor, beam: int):
         self.config = llm.config.get_text_config()
-        self.n_layers = len(cache.layers)
-        self.keys = [layer.keys for layer in cache.layers]
-        self.values = [layer.values for layer in cache.layers]
         self.mask = mask
         self.beam = beam
-        self.tokens = DynamicCache()
+        self.lengths = mask.sum(dim=1)
+        self.room = ROOM * beam
         self.n_tokens = 0
-        self._visible: dict[tuple[int | None, int], tuple[Tensor, Tensor]] = {}
+        self.sees = mask.new_zeros(mask.size(0), beam, 0)
+        self.times = self.lengths.new_zeros(mask.size(0), 0)
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        for layer in cache.layers:
+            self.keys.append(self._buffer(layer.keys))
+            self.values.append(self._buffer(layer.values))
+            layer.keys = layer.values = None  # one layer's copy at a time
+        self._penalties: dict[tuple[Any, ...], Tensor] = {}
         self._attended = 0
 
+    def _buffer(self, prefix: Tensor) -> Tensor:
+        """A new buffer that begins with prefixes [S, G, P, D]; zeros behind, since unseen slots must be finite."""
+        sentences, groups, size, width = prefix.shape
+        buffer = prefix.new_zeros(sentences, groups, _aligned(size + self.room), width)
+        buffer[:, :, :size] = prefix
+        return buffer
+
     def arguments(self, n_tokens: int) -> dict[str, Any]:
-        """As of :class:`FannedOutCache`; the prefix reaches the attention as an argument of its own."""
-        lengths = self.mask.sum(dim=1).repeat_interleave(self.beam)
-        positions = lengths.unsqueeze(1) + torch.arange(self.n_tokens, self.n_tokens + n_tokens, device=lengths.device)
+        """As of :class:`FannedOutCache`; this cache reaches the attention as an argument of its own."""
+        self._make_room(n_tokens * self.beam)
+        device = self.mask.device
+        steps = torch.arange(self.n_tokens, self.n_tokens + n_tokens, device=device)
+        own = torch.eye(self.beam, dtype=torch.bool, device=device).repeat(1, n_tokens)
+        self.sees = torch.cat([self.sees, own.expand(self.mask.size(0), -1, -1)], dim=2)
+        times = steps.repeat_interleave(self.beam).expand(self.mask.size(0), -1)
+        self.times = torch.cat([self.times, times], dim=1)
         self.n_tokens += n_tokens
-        self._visible.clear()
-        return {"past_key_values": self.tokens, "position_ids": positions, "shared_prefix": self}
+        self._penalties.clear()
+        positions = (self.lengths[:, None, None] + steps).expand(-1, self.beam, -1).flatten(0, 1)
+        return {"past_key_values": None, "use_cache": False, "position_ids": positions, "shared_prefix": self}
+
+    def _make_room(self, n_slots: int) -> None:
+        """Before that many slots are added: where they do not fit, give up those that no beam sees, and grow.
+
+        It asks how many are left, the only time that a GPU is waited for, once in some ``ROOM`` steps.
+        """
+        if self.times.size(1) + n_slots <= self.room:
+            return
+        live = self.sees.any(dim=1)
+        n_live = int(live.sum(dim=1).max())
+        order = live.long().argsort(dim=1, descending=True, stable=True)[:, :n_live]
+        self.sees = self.sees.gather(2, order.unsqueeze(1).expand(-1, self.beam, -1))
+        self.times = self.times.gather(1, order)
+        grows = n_live + n_slots > self.room // 2
+        while n_live + n_slots > self.room // 2:
+            self.room *= 2
+        size = self.mask.size(1)
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):
+                index = order[:, None, :, None].expand(-1, buffer.size(1), -1, buffer.size(3))
+                kept = buffer[:, :, size:].gather(2, index)
+                if grows:
+                    buffers[layer] = self._buffer(buffer[:, :, :size])
+                buffers[layer][:, :, size : size + n_live] = kept
 
     def reorder(self, order: Tensor) -> None:
         """As of :class:`FannedOutCache`."""
         if order.numel() < self.mask.size(0) * self.beam:
             sentences = order[:: self.beam].div(self.beam, rounding_mode="floor")
-            self.keys = [keys.index_select(0, sentences) for keys in self.keys]
-            self.values = [values.index_select(0, sentences) for values in self.values]
+            for buffers in (self.keys, self.values):
+                for layer, buffer in enumerate(buffers):
+                    buffers[layer] = buffer.index_select(0, sentences)
             self.mask = self.mask.index_select(0, sentences)
-        if self.n_tokens:
-            self.tokens.batch_select_indices(order)
+            self.lengths = self.lengths.index_select(0, sentences)
+            self.times = self.times.index_select(0, sentences)
+        self.sees = self.sees.flatten(0, 1).index_select(0, order).unflatten(0, (-1, self.beam))
 
     @contextmanager
     def attention(self) -> Iterator[None]:
-        """Let the LLM attend by :func:`shared_prefix_attention`."""
+        """Let the LLM attend by :func:`shared_prefix_attention`.
+
+        Raises:
+            CannotSharePrefix: not all of its layers do.
+        """
         before = self.config._attn_implementation
         self.config._attn_implementation = ATTENTION
         self._attended = 0
@@ -109,41 +175,53 @@ class SharedPrefixCache:
             yield
         finally:
             self.config._attn_implementation = before
-        if self._attended != self.n_layers:
-            raise RuntimeError(
-                f"{self._attended} of {self.n_layers} layers attended to the prefix: this LLM cannot share it"
-            )
+        if self._attended != len(self.keys):
+            raise CannotSharePrefix(f"{self._attended} of {len(self.keys)} layers attended to the prefix")
 
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [S, H, P, D] of a layer's prefixes."""
+    def extended(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's keys and values [R, G, T, D] of the last tokens; returns all that it has, [S, G, K, D]."""
         self._attended += 1
-        return self.keys[index], self.values[index]
+        end = self.mask.size(1) + self.times.size(1)
+        for buffers, new in ((self.keys, key), (self.values, value)):
+            n_tokens = new.size(2)
+            slots = buffers[layer][:, :, end - n_tokens * self.beam : end].unflatten(2, (n_tokens, self.beam))
+            slots.copy_(new.unflatten(0, (-1, self.beam)).permute(0, 2, 3, 1, 4))
+        end = _aligned(end)
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
-    def visible(self, window: int | None, n_queries: int) -> tuple[Tensor, Tensor]:
+    def penalty(self, window: int | None, n_queries: int, per_group: int, dtype: torch.dtype) -> Tensor:
         """Which keys the last tokens of each beam see: 0 or -inf, to be added to scores.
 
         Args:
             window: a token sees the ``window`` last positions, itself among them; None for all.
             n_queries: number T of tokens.
+            per_group: query heads that share a key.
+            dtype: of the result.
 
         Returns:
-            float32 [S, 1, 1, T, P] for the prefix and [T, N] for the beam's N tokens.
+            [S, 1, beam * per_group * T, K].
         """
-        key = (window, n_queries)
-        if key not in self._visible:
-            device = self.mask.device
-            query = torch.arange(self.n_tokens - n_queries, self.n_tokens, device=device).unsqueeze(1)
-            token = torch.arange(self.n_tokens, device=device)
-            own = token <= query
-            # The prefixes end at the same place, so that the distance to a key is the same in each row.
+        key = (window, n_queries, per_group, dtype)
+        if key not in self._penalties:
             size = self.mask.size(1)
-            distance = query + size - torch.arange(size, device=device)
-            prefix = self.mask.unsqueeze(1).expand(-1, n_queries, -1)
+            query = torch.arange(self.n_tokens - n_queries, self.n_tokens, device=self.mask.device).unsqueeze(1)
+            # The prefixes end at the same place, so that the distance to a key is the same in each row.
+            prefix_distance = query + size - torch.arange(size, device=self.mask.device)
+            own_distance = (query - self.times.unsqueeze(1)).unsqueeze(1)  # [S, 1, T, N]
+            prefix = self.mask[:, None, None].expand(-1, self.beam, n_queries, -1)
+            own = self.sees.unsqueeze(2) & (own_distance >= 0)
             if window is not None:
-                own = own & (query - token < window)
-                prefix = prefix & (distance < window)
-            self._visible[key] = (_penalty(prefix)[:, None, None], _penalty(own))
-        return self._visible[key]
+                prefix, own = prefix & (prefix_distance < window), own & (own_distance < window)
+            seen = torch.cat([prefix, own], dim=3)
+            seen = F.pad(seen, (0, _aligned(seen.size(3)) - seen.size(3)))
+            seen = seen.unsqueeze(2).expand(-1, -1, per_group, -1, -1).flatten(1, 3).unsqueeze(1)
+            zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            self._penalties[key] = zeros.masked_fill(~seen, -torch.inf)
+        return self._penalties[key]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def shared_prefix_attention(
@@ -158,59 +236,46 @@ def shared_prefix_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of each beam's last tokens over its sentence's prefix and its own tokens.
+    """Attention of each beam's last tokens over its sentence's prefix and its own hypothesis.
 
-    Equal to attention over their concatenation; the beams of a sentence share one product with the prefix's keys and
-    one with its values.
+    The beams of a sentence, and the heads that share keys, are rows of one product with the sentence's keys, and of one
+    with its values.
 
     Args:
-        module: the attention layer, whose ``layer_idx`` finds the prefix.
-        query: [R, H, T, D], R beams.
-        key, value: [R, G, N, D], of the beam's tokens so far; H is a multiple of G (grouped queries).
+        module: the attention layer, whose ``layer_idx`` finds the buffers.
+        query: [R, H, T, D], R = S * beam.
+        key, value: [R, G, T, D] of the same tokens; H is a multiple of G (grouped queries).
         attention_mask: ignored, since ``shared_prefix`` knows what a token may see.
         scaling: of the scores.
-        shared_prefix: the prefixes.
+        shared_prefix: the keys and values before.
         sliding_window: number of positions that a token sees.
         softcap: bends scores s to softcap * tanh(s / softcap) (Gemma 2).
 
     Returns:
         [R, T, H, D], and None for the weights.
+
+    Raises:
+        CannotSharePrefix: the LLM does not hand the cache on, or has attention sinks.
     """
     if shared_prefix is None:
-        raise RuntimeError("this LLM does not hand its arguments on to the attention, and cannot share prefixes")
+        raise CannotSharePrefix("the LLM does not hand its arguments on to the attention")
     if kwargs.get("s_aux") is not None:
-        raise RuntimeError("attention sinks (s_aux) are not served by the shared prefix")
-    prefix_key, prefix_value = shared_prefix.layer(module.layer_idx)
+        raise CannotSharePrefix("the LLM has attention sinks (s_aux)")
     rows, heads, n_queries, width = query.shape
-    groups, n_tokens = key.size(1), key.size(2)
-    sentences, size = prefix_key.size(0), prefix_key.size(2)
-    beam = rows // sentences
+    groups, beam = key.size(1), shared_prefix.beam
     per_group = heads // groups
     scaling = width**-0.5 if scaling is None else scaling
-    window = sliding_window or None
+    keys, values = shared_prefix.extended(module.layer_idx, key, value)
+    penalty = shared_prefix.penalty(sliding_window or None, n_queries, per_group, query.dtype)
 
-    query = query.reshape(rows, groups, per_group * n_queries, width)
-    own = query @ key.transpose(2, 3)  # [R, G, Q, N]
-    own = own.reshape(sentences, beam, groups, per_group, n_queries, n_tokens).transpose(1, 2)
-    together = query.reshape(sentences, beam, groups, per_group * n_queries, width).transpose(1, 2)
-    shared = together.reshape(sentences, groups, -1, width) @ prefix_key.transpose(2, 3)  # [S, G, beam * Q, P]
-    shared = shared.reshape(sentences, groups, beam, per_group, n_queries, size)
-    scores = torch.cat([shared, own], dim=-1).float() * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    prefix_penalty, own_penalty = shared_prefix.visible(window, n_queries)
-    penalty = torch.cat([prefix_penalty, own_penalty.expand(*prefix_penalty.shape[:-1], -1)], dim=-1)
-    weights = (scores + penalty.unsqueeze(2)).softmax(dim=-1).to(value.dtype)
-
-    shared = weights[..., :size].reshape(sentences, groups, -1, size) @ prefix_value  # [S, G, beam * Q, D]
-    shared = shared.reshape(sentences, groups, beam, -1, width).transpose(1, 2).reshape(rows, groups, -1, width)
-    own = weights[..., size:].transpose(1, 2).reshape(rows, groups, -1, n_tokens) @ value
-    output = (shared + own).reshape(rows, heads, n_queries, width)
-    return output.transpose(1, 2), None
-
-
-def _penalty(visible: Tensor) -> Tensor:
-    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, -torch.inf)
+    together = query.reshape(-1, beam, groups, per_group, n_queries, width).transpose(1, 2).flatten(2, 4)
+    if softcap is None:
+        output = F.scaled_dot_product_attention(together, keys, values, attn_mask=penalty, scale=scaling)
+    else:
+        scores = softcap * torch.tanh((together @ keys.transpose(2, 3)).float() * (scaling / softcap))
+        output = (scores + penalty).softmax(dim=-1).to(values.dtype) @ values
+    output = output.unflatten(2, (beam, per_group, n_queries)).permute(0, 2, 4, 1, 3, 5)
+    return output.reshape(rows, n_queries, heads, -1), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, shared_prefix_attention)
@@ -225,5 +290,10 @@ def shares_prefixes(llm: PreTrainedModel, arguments: set[str]) -> bool:
     """
     able = bool(getattr(llm, "_supports_attention_backend", False)) and {"position_ids", "kwargs"} <= arguments
     if not able:
-        logger.info(f"{type(llm).__name__} cannot share prefixes between beams: each beam gets a copy, which is slower")
+        say_fanned_out(llm)
     return able
+
+
+def say_fanned_out(llm: PreTrainedModel, reason: str = "its attention is its own") -> None:
+    """The line about an LLM whose beams get copies."""
+    logger.info(f"{type(llm).__name__} cannot share prefixes between beams ({reason}): each beam gets a copy, slower")

@@ -11,7 +11,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import NO_TOKEN
-from lst_fairseq.models.beam_cache import FannedOutCache, SharedPrefixCache, shares_prefixes
+from lst_fairseq.models.beam_cache import (
+    CannotSharePrefix,
+    FannedOutCache,
+    SharedPrefixCache,
+    say_fanned_out,
+    shares_prefixes,
+)
 from lst_fairseq.models.llm import check_llm, position_limit
 from lst_fairseq.models.packing import ATTENTION, PackedRows, packs
 
@@ -123,7 +129,8 @@ class LlmDecoder(FairseqIncrementalDecoder):
         """
         if incremental_state is not None:
             logits = self._step(prev_output_tokens, encoder_out, incremental_state)
-            logits.index_fill_(-1, self.without_token, -torch.inf)
+            if self.without_token.numel():
+                logits.index_fill_(-1, self.without_token, -torch.inf)
             return logits, {"attn": None}
         content, mask = self._prefix(encoder_out)
         row = encoder_out["row"]
@@ -192,12 +199,21 @@ class LlmDecoder(FairseqIncrementalDecoder):
             logits = self._prefill(encoder_out, state)
         tokens = prev_output_tokens[:, state["seen"] :]
         if tokens.size(1):
-            cache: FannedOutCache | SharedPrefixCache = state["cache"]
-            inputs = self.llm.get_input_embeddings()(tokens)
-            with cache.attention():
-                logits = self._logits(inputs, 1, use_cache=True, **cache.arguments(tokens.size(1)))
+            try:
+                logits = self._next(tokens, state["cache"])
+            except CannotSharePrefix as error:  # at the first token: an attention's signature does not tell
+                say_fanned_out(self.llm, str(error))
+                self.shares_prefixes = False
+                self._prefill(encoder_out, state)
+                logits = self._next(tokens, state["cache"])
             state["seen"] += tokens.size(1)
         return logits
+
+    def _next(self, tokens: Tensor, cache: FannedOutCache | SharedPrefixCache) -> Tensor:
+        """Logits [R, 1, V] after the tokens [R, T] that come next."""
+        inputs = self.llm.get_input_embeddings()(tokens)
+        with cache.attention():
+            return self._logits(inputs, 1, **cache.arguments(tokens.size(1)))
 
     def _prefill(self, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:
         """Run the prefix once a sentence, for all of the sentence's beams."""

@@ -2,6 +2,7 @@
 
 import random
 from argparse import Namespace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lst_fairseq.models import beam_cache
 from lst_fairseq.models.beam_cache import FannedOutCache, SharedPrefixCache
 from lst_fairseq.models.decoder import left_pad, positions
 from tests.conftest import save_llama
@@ -146,20 +148,39 @@ def test_a_copy_of_the_prefix_for_each_beam_gives_the_same(tiny: tuple[Any, Any]
 
 
 @torch.no_grad()
-def test_the_prefix_is_kept_once_a_sentence(tiny: tuple[Any, Any]) -> None:
-    """Its keys and values are never copied for a beam, and leave with their sentence."""
+def test_the_prefix_is_kept_once_a_sentence_and_a_token_once_a_beam(tiny: tuple[Any, Any]) -> None:
+    """Neither is copied when beams change places; both leave with their sentence."""
     task, model = tiny
     walk = RandomSearch(task, model, batch_of(task, "test", [4, 0, 3]), beam=5, seed=9)
     walk.check_step()
     cache = walk.state["cache"]
     assert isinstance(cache, SharedPrefixCache) and {len(keys) for keys in cache.keys} == {3}
     storage = cache.keys[0].data_ptr()
-    walk.choose(drop=False)
-    walk.check_step()
-    assert cache.keys[0].data_ptr() == storage and len(cache.tokens.layers[0].keys) == 15
+    for _ in range(3):
+        walk.choose(drop=False)
+        walk.check_step()
+    assert cache.keys[0].data_ptr() == storage and cache.times.tolist() == [[0] * 5 + [1] * 5 + [2] * 5] * 3
+    assert (cache.sees.sum(dim=2) == 3).all()
     walk.choose(drop=True)
     walk.check_step()
-    assert {len(keys) for keys in cache.keys} == {2} and len(cache.tokens.layers[0].keys) == 10
+    assert {len(keys) for keys in cache.keys} == {2} and cache.sees.shape == (2, 5, 20)
+
+
+@torch.no_grad()
+def test_tokens_that_no_beam_sees_make_room(tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once random beams have a common history, the buffer holds little more than one hypothesis for all of them."""
+    monkeypatch.setattr(beam_cache, "ROOM", 3)
+    task, model = tiny
+    walk = RandomSearch(task, model, batch_of(task, "test", [4, 0, 3]), beam=3, seed=10)
+    sizes = []
+    for step in range(24):
+        walk.check_step()
+        walk.choose(drop=step == 13)
+        sizes.append(walk.state["cache"].times.size(1))
+    cache = walk.state["cache"]
+    assert sum(later < earlier for earlier, later in pairwise(sizes)) >= 2
+    assert 24 < sizes[-1] < 24 * 3 * 2 / 3
+    assert cache.keys[0].size(2) >= cache.mask.size(1) + cache.room > cache.mask.size(1) + 3 * 3
 
 
 @torch.no_grad()
