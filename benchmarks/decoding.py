@@ -8,16 +8,14 @@
 
 Both get the same prefix embeddings (of different lengths, left-padded), make the same number of tokens with the same
 beam and length penalty, and run in turns, one warm-up and then --repeats times each; the ratio is that of the medians.
-Whether hypotheses and scores are identical is checked and reported. The weights are random: time does not depend on
-them.
+cpu_ratio is that of the processor's time, which other work on the machine changes less. Whether hypotheses and scores
+are identical is checked and reported. The weights are random: time does not depend on them.
 """
 
 import argparse
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,25 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
+from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from benchmarks.common import (
+    EOS,
+    PAD,
+    add_common_arguments,
+    add_llm_arguments,
+    device_of,
+    in_turns,
+    llama,
+    ratios,
+    write_json,
+)
 from lst_fairseq.models.decoder import LlmDecoder, left_pad
+from lst_fairseq.search import use_fast_search
 
-PAD, EOS = 1, 2
+Hypotheses = list[tuple[list[int], float]]
 
 
 class PrefixEncoder(FairseqEncoder):
@@ -81,117 +91,107 @@ def dictionary_of(size: int) -> Dictionary:
     return dictionary
 
 
-def timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds, and what the call returned."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    result = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, result
+def generator_of(model: Any, dictionary: Dictionary, beam: int, tokens: int) -> SequenceGenerator:
+    """fairseq's generator as the task builds it; hypotheses end with their ``tokens``-th token and not before."""
+    generator = SequenceGenerator([model], dictionary, beam, max_len_b=tokens - 1, min_len=tokens - 1, len_penalty=1.0)
+    use_fast_search(generator, dictionary)
+    return generator
 
 
-@torch.inference_mode()
-def main(argv: list[str] | None = None) -> None:
+@dataclass
+class Task:
+    """Prefixes to decode, and both ways to do so."""
+
+    llm: LlamaForCausalLM
+    args: Namespace
+    model: FairseqEncoderDecoderModel
+    generator: SequenceGenerator
+    prefix: Tensor  # [B, P, E], right-padded
+    lengths: Tensor  # [B]
+
+    @classmethod
+    def build(cls, args: Namespace, device: torch.device, llm: LlamaForCausalLM | None = None) -> "Task":
+        """Random prefixes for the LLM that the flags describe: the longest of --prefix positions, none below 2/3."""
+        llm = llama(args, device) if llm is None else llm
+        torch.manual_seed(2)
+        lengths = torch.randint(max(1, args.prefix * 2 // 3), args.prefix + 1, (args.batch,), device=device)
+        lengths[0] = args.prefix
+        prefix = 0.05 * torch.randn(args.batch, args.prefix, args.width, device=device, dtype=llm.dtype)
+        dictionary = dictionary_of(args.vocabulary)
+        decoder = LlmDecoder(llm, dictionary, freeze=True, max_speech=args.prefix, max_prompt=0)
+        model = FairseqEncoderDecoderModel(PrefixEncoder(dictionary), decoder).to(device).eval()
+        generator = generator_of(model, dictionary, args.beam, args.tokens)
+        return cls(llm, args, model, generator, prefix, lengths)
+
+    def plugin(self) -> Hypotheses:
+        """fairseq's generator over the plugin's decoder."""
+        sample = {"net_input": {"src_tokens": self.prefix, "src_lengths": self.lengths}}
+        hypotheses = self.generator.generate([self.model], sample)
+        return [(beams[0]["tokens"].tolist(), float(beams[0]["score"])) for beams in hypotheses]
+
+    def generate(self) -> Hypotheses:
+        """transformers' generate."""
+        has_content = torch.arange(self.args.prefix, device=self.prefix.device) < self.lengths.unsqueeze(1)
+        padded, mask = left_pad(self.prefix, has_content)
+        output = self.llm.generate(
+            inputs_embeds=padded,
+            attention_mask=mask.long(),
+            do_sample=False,
+            num_beams=self.args.beam,
+            length_penalty=1.0,
+            max_new_tokens=self.args.tokens,
+            logits_processor=LogitsProcessorList([EndAt(self.args.tokens)]),
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        # Greedy search has no scores of sequences.
+        scores = output.get("sequences_scores", torch.full((len(padded),), torch.nan))
+        return list(zip(output.sequences.tolist(), scores.tolist(), strict=True))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("layers", 8), ("width", 512), ("heads", 8), ("kv-heads", 8), ("intermediate", 1376)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--vocabulary", type=int, default=32_000)
+    add_llm_arguments(parser)
     parser.add_argument("--batch", type=int, default=16, help="sentences (16)")
     parser.add_argument("--prefix", type=int, default=150, help="positions of the longest prefix (150)")
     parser.add_argument("--tokens", type=int, default=40, help="tokens of each hypothesis (40)")
     parser.add_argument("--beam", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    add_common_arguments(parser)
+    return parser
 
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=args.vocabulary,
-        hidden_size=args.width,
-        intermediate_size=args.intermediate,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.heads,
-        num_key_value_heads=args.kv_heads,
-        max_position_embeddings=4096,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-        bos_token_id=0,
-        initializer_range=0.05,
+
+@torch.inference_mode()
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    device = device_of(args)
+    task = Task.build(args, device)
+    calls = {"plugin": task.plugin, "transformers": task.generate}
+    timings, results = in_turns(calls, args.repeats, device)
+    pairs = list(zip(results["plugin"], results["transformers"], strict=True))
+    identical = all(ours[0] == theirs[0] for ours, theirs in pairs)
+    difference = max(abs(ours[1] - theirs[1]) for ours, theirs in pairs)
+    faster = ratios(timings, "plugin", "transformers")
+    speed = {name: args.batch * args.tokens / timing.median for name, timing in timings.items()}
+    for name, timing in timings.items():
+        print(f"{name}: {timing.median:.2f} s ({timing.cpu_median:.2f} s of the CPU), {speed[name]:.0f} tokens/s")
+    print(
+        f"ratio {faster['ratio']:.2f} ({faster['cpu_ratio']:.2f} by the CPU's time), hypotheses identical: "
+        f"{identical}, scores within {difference:.1e}"
     )
-    with device:
-        llm = LlamaForCausalLM(config).to(dtype).eval()
-    lengths = torch.randint(args.prefix * 2 // 3, args.prefix + 1, (args.batch,), device=device)
-    lengths[0] = args.prefix
-    prefix = 0.05 * torch.randn(args.batch, args.prefix, args.width, device=device, dtype=dtype)
-    padded, mask = left_pad(prefix, torch.arange(args.prefix, device=device) < lengths.unsqueeze(1))
-
-    dictionary = dictionary_of(args.vocabulary)
-    decoder = LlmDecoder(llm, dictionary, freeze=True, max_speech=args.prefix, max_prompt=0)
-    model = FairseqEncoderDecoderModel(PrefixEncoder(dictionary), decoder).to(device).eval()
-    # Both make exactly --tokens tokens: the end of sentence is allowed as the last one only.
-    generator = SequenceGenerator(
-        [model], dictionary, args.beam, max_len_b=args.tokens - 1, min_len=args.tokens - 1, len_penalty=1.0
+    write_json(
+        args.json,
+        args,
+        f"Beam search, batch {args.batch}, beam {args.beam}, prefix {args.prefix}, {args.tokens} tokens",
+        peer="transformers' generate",
+        **faster,
+        unit="times the tokens a second",
+        identical=identical,
+        score_difference=difference,
+        tokens_per_second=speed,
+        seconds={name: timing.seconds for name, timing in timings.items()},
+        cpu_seconds={name: timing.cpu_seconds for name, timing in timings.items()},
     )
-    sample = {"net_input": {"src_tokens": prefix, "src_lengths": lengths}}
-
-    def plugin() -> list[tuple[list[int], float]]:
-        return [(h[0]["tokens"].tolist(), float(h[0]["score"])) for h in generator.generate([model], sample)]
-
-    def peer() -> list[tuple[list[int], float]]:
-        output = llm.generate(
-            inputs_embeds=padded,
-            attention_mask=mask.long(),
-            do_sample=False,
-            num_beams=args.beam,
-            length_penalty=1.0,
-            max_new_tokens=args.tokens,
-            logits_processor=LogitsProcessorList([EndAt(args.tokens)]),
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-        return list(zip(output.sequences.tolist(), output.sequences_scores.tolist(), strict=True))
-
-    plugin(), peer()  # warm-up
-    seconds: dict[str, list[float]] = {"plugin": [], "transformers": []}
-    for _ in range(args.repeats):
-        for name, call in (("plugin", plugin), ("transformers", peer)):
-            taken, result = timed(call, device)
-            seconds[name].append(taken)
-            if name == "plugin":
-                ours = result
-    theirs = result
-    identical = all(a[0] == b[0] for a, b in zip(ours, theirs, strict=True))
-    difference = max(abs(a[1] - b[1]) for a, b in zip(ours, theirs, strict=True))
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    speed = {name: args.batch * args.tokens / value for name, value in median.items()}
-    ratio = median["transformers"] / median["plugin"]
-    for name, value in speed.items():
-        print(f"{name}: {median[name]:.2f} s, {value:.0f} tokens/s")
-    print(f"ratio {ratio:.2f}, hypotheses identical: {identical}, scores within {difference:.1e}")
-    if args.json:
-        described = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-        args.json.write_text(
-            json.dumps(
-                {
-                    "ratio": ratio,
-                    "identical": identical,
-                    "score_difference": difference,
-                    "seconds": seconds,
-                    "settings": described,
-                },
-                indent=2,
-            )
-            + "\n",
-            encoding="utf-8",
-        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 A beam's hypothesis is a path through the steps' slots. The search reorders who sees which slot, and never the keys and
 values themselves; the beams of a sentence attend to its buffer together, in one product. Slots that no beam sees any
-more are given up when the buffer is full.
+more are given up from time to time.
 
 ``FannedOutCache`` keeps a copy of the prefix for each beam, for LLMs whose attention is not transformers' exchangeable
 one. Both give the same scores.
@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: Name under which transformers finds :func:`shared_prefix_attention`.
 ATTENTION = "lst_shared_prefix"
-#: Steps that a new buffer has room for.
+#: Steps that a new buffer has room for, and steps after which slots that no beam sees are given up.
 ROOM = 64
+INTERVAL = 16
 #: Keys are attended to in multiples of this number: PyTorch's fused attention on GPUs copies a mask of another size.
 ALIGNMENT = 16
 
@@ -92,6 +93,7 @@ class SharedPrefixCache:
         self.beam = beam
         self.lengths = mask.sum(dim=1)
         self.room = ROOM * beam
+        self.due = INTERVAL * beam  # slots at which it is time to look for those that no beam sees
         self.n_tokens = 0
         self.sees = mask.new_zeros(mask.size(0), beam, 0)
         self.times = self.lengths.new_zeros(mask.size(0), 0)
@@ -126,19 +128,20 @@ class SharedPrefixCache:
         return {"past_key_values": None, "use_cache": False, "position_ids": positions, "shared_prefix": self}
 
     def _make_room(self, n_slots: int) -> None:
-        """Before that many slots are added: where they do not fit, give up those that no beam sees, and grow.
+        """Before that many slots are added, give up those that no beam sees, and grow where there is too little room.
 
-        It asks how many are left, the only time that a GPU is waited for, once in some ``ROOM`` steps.
+        It asks how many are left, the only time that a GPU is waited for, once in ``INTERVAL`` steps.
         """
-        if self.times.size(1) + n_slots <= self.room:
+        if self.times.size(1) + n_slots <= min(self.room, self.due):
             return
         live = self.sees.any(dim=1)
         n_live = int(live.sum(dim=1).max())
         order = live.long().argsort(dim=1, descending=True, stable=True)[:, :n_live]
         self.sees = self.sees.gather(2, order.unsqueeze(1).expand(-1, self.beam, -1))
         self.times = self.times.gather(1, order)
-        grows = n_live + n_slots > self.room // 2
-        while n_live + n_slots > self.room // 2:
+        self.due = n_live + n_slots + INTERVAL * self.beam
+        grows = n_live + n_slots > self.room
+        while n_live + n_slots > self.room:
             self.room *= 2
         size = self.mask.size(1)
         for buffers in (self.keys, self.values):

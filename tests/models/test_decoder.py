@@ -170,6 +170,7 @@ def test_the_prefix_is_kept_once_a_sentence_and_a_token_once_a_beam(tiny: tuple[
 def test_tokens_that_no_beam_sees_make_room(tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Once random beams have a common history, the buffer holds little more than one hypothesis for all of them."""
     monkeypatch.setattr(beam_cache, "ROOM", 3)
+    monkeypatch.setattr(beam_cache, "INTERVAL", 2)
     task, model = tiny
     walk = RandomSearch(task, model, batch_of(task, "test", [4, 0, 3]), beam=3, seed=10)
     sizes = []
