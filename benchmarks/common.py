@@ -26,12 +26,17 @@ def add_llm_arguments(parser: argparse.ArgumentParser, **defaults: int) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help=f"of the LLM ({size})")
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
-    """Flags of where and how often, and of the file that is written."""
-    parser.add_argument("--repeats", type=int, default=repeats, help=f"timed runs of each side ({repeats})")
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of where it runs, and in which type."""
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, repeats: int = 3) -> None:
+    """Flags of where and how often, and of the file that is written."""
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"timed runs of each side ({repeats})")
+    add_device_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
 
 

@@ -9,6 +9,7 @@ Loading is what fairseq-train does before its first update, apart from building 
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -28,6 +29,7 @@ RATE = 16_000
 SEGMENTS_A_TALK = 90
 VOCABULARY = 8_000  # words
 SUBWORDS = 4_000
+BATCHES = 10  # that are read after the start
 
 
 def words(rng: random.Random) -> list[str]:
@@ -141,8 +143,12 @@ def measure(folder: Path) -> dict[str, float]:
         with timed(name, seconds):
             task.load_dataset("train")
     with timed("batches of an epoch", seconds):
-        batches = task.get_batch_iterator(task.dataset("train"), max_tokens=4_000).frozen_batches
+        iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=4_000)
+        batches = iterator.frozen_batches
     print(f"{len(task.dataset('train')):,} segments, {len(batches):,} batches")
+    with timed(f"reading {BATCHES} batches after that", seconds):
+        for _ in itertools.islice(iterator.next_epoch_itr(shuffle=False), BATCHES):
+            pass
     return seconds
 
 

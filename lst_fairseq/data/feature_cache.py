@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import stat
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ logger = logging.getLogger(__name__)
 MISSING, PRESENT, BROKEN = 0, 1, 2
 #: Padded seconds of speech that are encoded at once.
 BATCH_SECONDS = 240
+#: Bytes of a file of features, apart from the last row's.
+SHARD_BYTES = 2**30
 
 
 class FeatureCache:
-    """Features [n, width] in fp16 of each row of a manifest, in one file that is filled in any order.
+    """Features [n, width] in fp16 of each row of a manifest, in files of about a GiB that are filled in any order.
 
     The folder is keyed by the frontend (weights and configuration) and by the segments with their files' sizes and
-    times, so that another frontend or changed audio never meets stale features. A process that is stopped loses the
-    batch it was writing; the next one goes on.
+    times, so that another frontend or changed audio never meets stale features. A row counts as present once its
+    features have reached the disk: a process that is stopped, or a machine, loses the batch it was writing, and the
+    next one goes on.
 
     Args:
         root: folder of all caches.
@@ -37,11 +41,17 @@ class FeatureCache:
         rows: the manifest's rows, some of them with audio.
         lengths: feature vectors of each row; 0 of text only, which has no place here.
         width: of a feature vector.
+
+    Attributes:
+        shards: number [N] of each row's file; a row is never divided.
+
+    Raises:
+        OSError: the disk has no room for the features; the message says how much they need.
     """
 
     def __init__(self, root: Path, frontend_key: str, rows: Sequence[Row], lengths: Sequence[int], width: int):
-        digest = hashlib.sha256(frontend_key.encode())
-        files = {path: stat(path) for path in {row.segment.path for row in rows if not row.is_text}}
+        digest = hashlib.sha256(f"sharded {frontend_key}".encode())
+        files = {path: os.stat(path) for path in {row.segment.path for row in rows if not row.is_text}}
         for row in rows:
             if row.is_text:
                 digest.update(b"text\n")
@@ -50,31 +60,73 @@ class FeatureCache:
             digest.update(f"{row.segment} {file.st_size} {file.st_mtime_ns}\n".encode())
         self.directory = Path(root) / digest.hexdigest()[:16]
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.width = width
         self.ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
         self.starts = self.ends - lengths
-        self.features = self._open("features.npy", np.float16, (int(self.ends[-1]), width))
+        self.shards = self.starts // max(1, SHARD_BYTES // (width * np.dtype(np.float16).itemsize))
         self.states = self._open("states.npy", np.uint8, (len(rows),))
+        self._files: dict[int, np.memmap] = {}
+        self._check_room()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the files, which a process that loads data opens itself; pickled, they would be read whole."""
+        return {**self.__dict__, "_files": {}, "states": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.states = np.lib.format.open_memmap(self.directory / "states.npy", mode="r+")
+
+    def _check_room(self) -> None:
+        missing = self.missing()
+        needed = int((self.ends - self.starts)[missing].sum()) * self.width * np.dtype(np.float16).itemsize
+        # Files that are begun have their room already.
+        have = sum(file.stat().st_size for file in self.directory.glob("features-*.npy"))
+        whole = int(self.ends[-1]) * self.width * np.dtype(np.float16).itemsize
+        free = shutil.disk_usage(self.directory).free
+        if min(needed, whole - have) > free:
+            raise OSError(
+                f"--cache-features {self.directory.parent}: the features need {needed:,} bytes and the disk has {free:,}"
+                " left: free some, or name a folder on another disk"
+            )
+
+    def _features(self, index: int) -> np.ndarray:
+        """The place [n, width] of a row's features."""
+        shard = int(self.shards[index])
+        first, last = np.searchsorted(self.shards, [shard, shard + 1])
+        begin = int(self.starts[first])
+        if shard not in self._files:
+            shape = (int(self.ends[last - 1]) - begin, self.width)
+            self._files[shard] = self._open(f"features-{shard:05d}.npy", np.float16, shape)
+        return self._files[shard][self.starts[index] - begin : self.ends[index] - begin]
 
     def _open(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
         path = self.directory / name
         if not path.exists():
-            # Beside, then renamed: processes that start together must not cut each other's file short.
-            beside = path.with_suffix(f".{id(self)}.tmp")
-            np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(beside)
-            beside.unlink()
+            # Beside, then linked: processes that start together must not cut each other's file short.
+            beside = path.with_suffix(f".{os.getpid()}.tmp")
+            try:
+                np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
+                _reserve(beside)
+                with contextlib.suppress(FileExistsError):
+                    path.hardlink_to(beside)
+            finally:
+                beside.unlink(missing_ok=True)
         return np.lib.format.open_memmap(path, mode="r+")
 
     def missing(self) -> np.ndarray:
         """Indices of rows with audio that are not there yet."""
         return np.flatnonzero((self.states == MISSING) & (self.ends > self.starts))
 
-    def write(self, index: int, features: Tensor | None) -> None:
-        """Store a row's features [n, width], or None for audio that is broken."""
-        if features is not None:
-            self.features[self.starts[index] : self.ends[index]] = features.to("cpu", torch.float16).numpy()
-        self.states[index] = PRESENT if features is not None else BROKEN
+    def write(self, features: dict[int, Tensor | None]) -> None:
+        """Store rows' features [n, width], or None for audio that is broken, and mark them once they are on the disk."""
+        for index, vectors in features.items():
+            if vectors is not None:
+                self._features(index)[:] = vectors.to("cpu", torch.float16).numpy()
+        for shard in {int(self.shards[index]) for index, vectors in features.items() if vectors is not None}:
+            self._files[shard].flush()
+        for index, vectors in features.items():
+            self.states[index] = PRESENT if vectors is not None else BROKEN
+        self.states.flush()
 
     def read(self, index: int) -> Tensor | None:
         """A row's features, float16 [n, width]; None where the audio was broken."""
@@ -82,7 +134,18 @@ class FeatureCache:
             raise RuntimeError(f"{self.directory}: row {index} has not been encoded; remove the folder and start again")
         if self.states[index] == BROKEN:
             return None
-        return torch.from_numpy(self.features[self.starts[index] : self.ends[index]].copy())
+        return torch.from_numpy(self._features(index).copy())
+
+
+def _reserve(path: Path) -> None:
+    """Take a new file's room on the disk: a mapped file that finds none later kills the process without a word."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            raise OSError(f"{path}: no room for {path.stat().st_size:,} bytes ({error.strerror})") from error
 
 
 @torch.no_grad()
@@ -95,7 +158,7 @@ def fill(
     device: torch.device,
     skip_bad_audio: bool,
 ) -> None:
-    """Encode rows into a cache, longest first, with progress.
+    """Encode rows into a cache, file by file and the longest of a file first, with progress.
 
     Args:
         cache: to be filled.
@@ -108,7 +171,7 @@ def fill(
     """
     if not len(indices):
         return
-    indices = indices[np.argsort(-np.asarray(lengths)[indices], kind="stable")]
+    indices = indices[np.lexsort((-np.asarray(lengths)[indices], cache.shards[indices]))]
     hours = sum(lengths[i] for i in indices) / SAMPLE_RATE / 3600
     logger.info(f"{cache.directory}: encoding {len(indices):,} segments, {hours:.2f} h of speech, once")
 
@@ -123,27 +186,27 @@ def fill(
 
     with ThreadPoolExecutor(8) as pool, tqdm(total=len(indices), desc="encoding speech", unit="segment") as progress:
         for batch in _batches(indices, lengths):
-            waveforms = dict(zip(batch, pool.map(try_read, batch), strict=True))
-            for index in [i for i, waveform in waveforms.items() if waveform is None]:
-                cache.write(index, waveforms.pop(index))
+            read_ones = dict(zip(batch, pool.map(try_read, batch), strict=True))
+            waveforms = {index: waveform for index, waveform in read_ones.items() if waveform is not None}
+            encoded: dict[int, Tensor | None] = dict.fromkeys(read_ones.keys() - waveforms.keys())
             if waveforms:
                 n_samples = torch.tensor([len(w) for w in waveforms.values()], device=device)
                 padded = torch.nn.utils.rnn.pad_sequence(list(waveforms.values()), batch_first=True).to(device)
                 features, n_vectors = frontend(padded, n_samples)
-                for row, index in enumerate(waveforms):
-                    cache.write(index, features[row, : n_vectors[row]])
+                encoded |= {index: features[row, : n_vectors[row]] for row, index in enumerate(waveforms)}
+            cache.write(encoded)
             progress.update(len(batch))
-    cache.features.flush()
-    cache.states.flush()
 
 
 def _batches(indices: np.ndarray, lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive indices whose padded length stays within BATCH_SECONDS; the first of a batch is its longest."""
+    """Consecutive indices whose padded length stays within BATCH_SECONDS."""
     batch: list[int] = []
+    longest = 0
     for index in indices.tolist():
-        if batch and (len(batch) + 1) * lengths[batch[0]] > BATCH_SECONDS * SAMPLE_RATE:
+        longest = max(longest, lengths[index])
+        if batch and (len(batch) + 1) * longest > BATCH_SECONDS * SAMPLE_RATE:
             yield batch
-            batch = []
+            batch, longest = [], lengths[index]
         batch.append(index)
     if batch:
         yield batch

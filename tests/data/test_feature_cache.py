@@ -1,7 +1,10 @@
 """Features of a frozen frontend on disk: the same training as without, written once, safe to stop."""
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -55,21 +58,56 @@ def test_interrupted_run_goes_on(
     monkeypatch.setattr(feature_cache, "BATCH_SECONDS", 3)
     write, written = FeatureCache.write, []
 
-    def stopped(self: FeatureCache, index: int, features: torch.Tensor | None) -> None:
-        if len(written) == 5:
+    def stopped(self: FeatureCache, features: dict[int, torch.Tensor | None]) -> None:
+        if len(written) >= 5:
             raise KeyboardInterrupt
-        written.append(index)
-        write(self, index, features)
+        written.extend(features)
+        write(self, features)
 
     monkeypatch.setattr(FeatureCache, "write", stopped)
     with pytest.raises(KeyboardInterrupt):
         cached_task(corpus, backbones, tmp_path)
-    done = list(written)
-    monkeypatch.setattr(FeatureCache, "write", lambda self, i, f: (written.append(i), write(self, i, f)))
+    n_done = len(written)
+    monkeypatch.setattr(FeatureCache, "write", lambda self, features: (written.extend(features), write(self, features)))
     task, _ = cached_task(corpus, backbones, tmp_path)
     rows = len(task.dataset("train").rows) + len(task.dataset("dev").rows)
-    assert len(written) == rows and len(done) == 5
+    assert len(written) == rows and 5 <= n_done < rows
     assert not len(task.dataset("train").cache.missing())
+
+
+def test_a_row_counts_once_its_features_are_on_the_disk(corpus: Path, backbones: dict[str, str], tmp_path: Path):
+    """Otherwise a machine that fails could leave rows that are marked and empty."""
+    task, _ = cached_task(corpus, backbones, tmp_path)
+    cache = task.dataset("train").cache
+    cache.states[:] = feature_cache.MISSING
+    features = {0: torch.ones(cache.ends[0] - cache.starts[0], cache.width), 2: None}
+    with mock.patch.object(np.memmap, "flush", side_effect=OSError("disk full")), pytest.raises(OSError):
+        cache.write(features)
+    assert not cache.states.any()
+    cache.write(features)
+    assert cache.states[:3].tolist() == [feature_cache.PRESENT, feature_cache.MISSING, feature_cache.BROKEN]
+    assert cache.read(0).eq(1).all() and cache.read(2) is None
+
+
+def test_several_files(corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rows are in one file each, whatever their order, and a pickled dataset opens the files itself."""
+    whole, _ = cached_task(corpus, backbones, tmp_path / "one")
+    monkeypatch.setattr(feature_cache, "SHARD_BYTES", 64 * 200)
+    task, _ = cached_task(corpus, backbones, tmp_path / "several")
+    cache, expected = task.dataset("train").cache, whole.dataset("train").cache
+    files = sorted(cache.directory.glob("features-*.npy"))
+    assert 2 < len(files) < len(task.dataset("train"))
+    assert sum(len(np.load(file)) for file in files) == cache.ends[-1]
+    copy = pickle.loads(pickle.dumps(cache))
+    assert len(pickle.dumps(cache)) < 20_000
+    for index in range(len(task.dataset("train"))):
+        assert torch.equal(cache.read(index), expected.read(index)) and torch.equal(copy.read(index), cache.read(index))
+
+
+def test_no_room(corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"--cache-features .*: the features need [\d,]+ bytes and the disk has 1,000 left"):
+        cached_task(corpus, backbones, tmp_path)
 
 
 def test_another_frontend_and_changed_audio_have_their_own_features(
