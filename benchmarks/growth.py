@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How time and memory grow with the work: a table, a plot, and fitted exponents that say whether that is right.
+"""How time and memory grow with the work: a table, a plot, and fitted exponents that say whether it is right.
 
-    python benchmarks/growth.py --out growth                       # growth/growth.md, .html and .json; CPU, small models
+    python benchmarks/growth.py --out growth            # writes growth.md, .html and .json there; CPU, small models
     python benchmarks/growth.py --out growth --only startup --lines 1000,10000,100000,1000000
     python benchmarks/growth.py --out growth --device cuda --dtype bfloat16 --only training,decoding
 

@@ -18,9 +18,10 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
@@ -30,6 +31,8 @@ SEGMENTS_A_TALK = 90
 VOCABULARY = 8_000  # words
 SUBWORDS = 4_000
 BATCHES = 10  # that are read after the start
+#: Too small to matter.
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def words(rng: random.Random) -> list[str]:
@@ -55,8 +58,8 @@ def write_header(path: Path, frames: int) -> None:
         file.truncate(len(header) + size)
 
 
-def write_corpus(folder: Path, n_lines: int) -> list[str]:
-    """train.tsv of that many lines; returns some of its texts."""
+def write_corpus(folder: Path, n_lines: int, shortest: float = 0.5, longest: float = 19.0) -> list[str]:
+    """train.tsv of that many lines, of segments of ``shortest`` to ``longest`` seconds; returns some of its texts."""
     from lst_fairseq.data.manifest import write_manifest
 
     rng = random.Random(1)
@@ -70,7 +73,7 @@ def write_corpus(folder: Path, n_lines: int) -> list[str]:
             if i % SEGMENTS_A_TALK == 0:
                 talk, offset = folder / "wav" / f"ted_{i // SEGMENTS_A_TALK}.wav", 0
                 write_header(talk, SEGMENTS_A_TALK * 20 * RATE)
-            frames = int(rng.uniform(0.5, 19) * RATE)
+            frames = int(rng.uniform(shortest, longest) * RATE)
             yield {
                 "id": f"ted_{i}",
                 "audio": f"{talk}:{offset}:{frames}",
@@ -88,8 +91,10 @@ def write_corpus(folder: Path, n_lines: int) -> list[str]:
     return [sentence(rng, vocabulary) for _ in range(20_000)]
 
 
-def write_models(folder: Path, texts: list[str]) -> None:
-    """A byte-level tokenizer as Llama 3 and Qwen have it, and a speech encoder and an LLM too small to matter."""
+def write_models(
+    folder: Path, texts: list[str], encoder: Mapping[str, int] = SMALL, llm: Mapping[str, int] = SMALL
+) -> None:
+    """A byte-level tokenizer as Llama 3 and Qwen have it, and a speech encoder and an LLM of these sizes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from transformers import Wav2Vec2Config as EncoderConfig
@@ -106,10 +111,9 @@ def write_models(folder: Path, texts: list[str]) -> None:
     )
     tokenizer.train_from_iterator(texts, trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder / "llm")
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=tokenizer.get_vocab_size(), **small)).save_pretrained(folder / "llm")
-    encoder = EncoderConfig(**small, conv_dim=(16,) * 7, do_stable_layer_norm=True, feat_extract_norm="layer")
-    Encoder(encoder).save_pretrained(folder / "encoder")
+    LlamaForCausalLM(LlamaConfig(vocab_size=tokenizer.get_vocab_size(), **llm)).save_pretrained(folder / "llm")
+    shape = {"conv_dim": (encoder["hidden_size"] // 2,) * 7, "do_stable_layer_norm": True, "feat_extract_norm": "layer"}
+    Encoder(EncoderConfig(**encoder, **shape)).save_pretrained(folder / "encoder")
     FeatureExtractor(return_attention_mask=True).save_pretrained(folder / "encoder")
 
 
@@ -122,20 +126,26 @@ def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     print(f"{name:40} {seconds[name]:8.2f} s", flush=True)
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Seconds of each step, from the folder's manifest and models."""
+def build(folder: Path, *flags: str) -> tuple[Any, Any]:
+    """The task over a folder's manifest and models, and its model, as fairseq-train builds them."""
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
     import lst_fairseq  # noqa: F401  (registers the plugin)
-    from lst_fairseq.data.manifest import read_manifest
 
-    arguments = [str(folder), "--cpu", "--task", "lst_st", "--arch", "lst_tiny", "--target-lang", "de"]
+    arguments = [str(folder), "--cpu", "--task", "lst_st", "--arch", "lst_tiny", "--target-lang", "de", *flags]
     arguments += ["--speech-encoder", str(folder / "encoder"), "--llm", str(folder / "llm")]
     args = options.parse_args_and_arch(options.get_training_parser(), input_args=arguments)
     cfg = convert_namespace_to_omegaconf(args)
     task = tasks.setup_task(cfg.task)
-    task.build_model(cfg.model)
+    return task, task.build_model(cfg.model)
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Seconds of each step, from the folder's manifest and models."""
+    from lst_fairseq.data.manifest import read_manifest
+
+    task, _ = build(folder)
     seconds: dict[str, float] = {}
     with timed("reading and checking the manifest", seconds):
         read_manifest(folder / "train.tsv")
