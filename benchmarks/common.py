@@ -47,10 +47,9 @@ def device_of(args: Namespace) -> torch.device:
     return torch.device(args.device)
 
 
-def llama(args: Namespace, device: torch.device) -> LlamaForCausalLM:
-    """A Llama with random weights, of the sizes and the type that the flags say."""
-    torch.manual_seed(1)
-    config = LlamaConfig(
+def llama_config(args: Namespace) -> LlamaConfig:
+    """Of a Llama of the sizes and the type that the flags say."""
+    return LlamaConfig(
         vocab_size=args.vocabulary,
         hidden_size=args.width,
         intermediate_size=args.intermediate,
@@ -64,6 +63,12 @@ def llama(args: Namespace, device: torch.device) -> LlamaForCausalLM:
         initializer_range=0.05,
         dtype=getattr(torch, args.dtype),
     )
+
+
+def llama(args: Namespace, device: torch.device) -> LlamaForCausalLM:
+    """That Llama with random weights."""
+    torch.manual_seed(1)
+    config = llama_config(args)
     before = torch.get_default_dtype()
     torch.set_default_dtype(config.dtype)
     try:

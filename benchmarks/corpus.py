@@ -48,4 +48,3 @@ def make(folder: Path, args: Namespace, *flags: str, longest: float = 19.0) -> t
     encoder, llm = sizes_of(args.encoder_width, args.encoder_layers), sizes_of(args.width, args.layers)
     write_models(folder, texts, encoder, llm)
     return build(folder, *flags)
-

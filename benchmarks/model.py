@@ -34,20 +34,13 @@ def add_frontend_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help=f"({size})")
 
 
-def lst_model(args: Namespace, device: torch.device, train: str = "adapter", checkpointing: bool = False) -> LstModel:
-    """The model ``lst`` with a wav2vec 2.0 and a Llama of the sizes that the flags say, as the architecture ``lst_7b``.
-
-    Args:
-        args: flags of :func:`add_frontend_arguments` and of :func:`benchmarks.common.add_llm_arguments`.
-        device: where it is made.
-        train: ``--train-modules``.
-        checkpointing: recompute the LLM's activations in the backward pass.
-    """
-    torch.manual_seed(1)
-    cfg = LstModelConfig(adapter_channels=args.adapter_channels, train_modules=train)
+def model_settings(args: Namespace, train: str, checkpointing: bool) -> tuple[LstModelConfig, dict[str, Any]]:
+    """The model's settings as the architecture ``lst_7b`` has them, and those of the speech encoder."""
+    cfg = LstModelConfig(
+        adapter_channels=args.adapter_channels, train_modules=train, llm_gradient_checkpointing=checkpointing
+    )
     apply_architecture(cfg, "lst_7b")
-    trained = train_modules(train)
-    frontend_config = Wav2Vec2Config(
+    frontend = Wav2Vec2Config(
         hidden_size=args.frontend_width,
         num_hidden_layers=args.frontend_layers,
         num_attention_heads=args.frontend_heads,
@@ -57,7 +50,20 @@ def lst_model(args: Namespace, device: torch.device, train: str = "adapter", che
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
     )
-    settings = {"kind": "wav2vec2", "config": frontend_config.to_dict(), "preprocessor": {"do_normalize": True}}
+    return cfg, {"kind": "wav2vec2", "config": frontend.to_dict(), "preprocessor": {"do_normalize": True}}
+
+
+def lst_model(args: Namespace, device: torch.device, train: str = "adapter", checkpointing: bool = False) -> LstModel:
+    """The model ``lst`` with a wav2vec 2.0 and a Llama of the sizes that the flags say, in train mode.
+
+    Args:
+        args: flags of :func:`add_frontend_arguments` and of :func:`benchmarks.common.add_llm_arguments`.
+        device: where it is made.
+        train: ``--train-modules``.
+        checkpointing: recompute the LLM's activations in the backward pass.
+    """
+    cfg, settings = model_settings(args, train, checkpointing)
+    trained = train_modules(train)
     llm = llama(args, device)
     if checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -38,15 +38,15 @@ def read_section(path: Path) -> str:
         sys.exit(f"error: {path}: not a results.json of scripts/compare.py ({error!r}); compare again")
 
 
-def replaced(text: str, path: Path, body: str) -> str:
+def replaced(text: str, path: Path, body: str, begin_line: str = BEGIN, end_line: str = END) -> str:
     """The README's text with ``body`` between the two marker lines."""
     lines = text.split("\n")
-    for marker in (BEGIN, END):
+    for marker in (begin_line, end_line):
         if lines.count(marker) != 1:
             sys.exit(f"error: {path}: {lines.count(marker)} lines {marker!r}, one is needed; put one where it belongs")
-    begin, end = lines.index(BEGIN), lines.index(END)
+    begin, end = lines.index(begin_line), lines.index(end_line)
     if begin > end:
-        sys.exit(f"error: {path}: {END!r} stands before {BEGIN!r}; put it behind")
+        sys.exit(f"error: {path}: {end_line!r} stands before {begin_line!r}; put it behind")
     return "\n".join([*lines[: begin + 1], "", body, "", *lines[end:]])
 
 

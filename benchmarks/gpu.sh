@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# How far training and decoding are from a GPU's limits at LST-7B's size (random weights, bf16); under ten minutes.
+#
+#     bash benchmarks/gpu.sh                          # writes benchmarks/results/gpu-*.json
+#     OUT=/tmp/gpu BATCH=32 STAGE2_BATCH=2 bash benchmarks/gpu.sh
+#     DEVICE=cpu DTYPE=float32 SIZES="--layers 1 --width 32 ..." bash benchmarks/gpu.sh      # a trial anywhere
+#
+# Each part is a process of its own, with all of the memory; one that fails, because it does not fit for instance, is
+# said at the end and does not stop the others.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+OUT=${OUT:-benchmarks/results} DEVICE=${DEVICE:-cuda} DTYPE=${DTYPE:-bfloat16}
+BATCH=${BATCH:-16} STAGE2_BATCH=${STAGE2_BATCH:-4} REPEATS=${REPEATS:-3}
+LLM="--layers 32 --width 4096 --heads 32 --kv-heads 32 --intermediate 11008 --vocabulary 32000"
+read -r -a sizes <<<"${SIZES:-}"
+read -r -a llm <<<"${LLM_SIZES:-$LLM}"
+export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+mkdir -p "$OUT"
+common=(--device "$DEVICE" --dtype "$DTYPE" --repeats "$REPEATS")
+failed=()
+
+part() { # NAME COMMAND...: run one part, with a line before it
+    echo "== $1"
+    "$PYTHON" "${@:2}" "${common[@]}" "${llm[@]}" --json "$OUT/gpu-$1.json" || failed+=("$1")
+}
+
+part stage1 benchmarks/gpu.py stage1 --batch "$BATCH" "${sizes[@]}"
+part stage2 benchmarks/gpu.py stage2 --batch "$STAGE2_BATCH" "${sizes[@]}"
+part limits benchmarks/gpu.py decoding "${sizes[@]}"
+part decoding benchmarks/decoding.py
+[ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}" >&2; exit 1; }
