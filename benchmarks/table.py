@@ -23,8 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.manifest import atomic_text
-from scripts.results_table import replaced
+from scripts.markers import replaced
 
 BEGIN = "<!-- benchmarks: written by benchmarks/table.py -->"
 END = "<!-- end of benchmarks -->"
@@ -108,8 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.check and after != before:
         sys.exit(f"error: {args.readme}: its benchmarks are stale; run benchmarks/table.py without --check")
     if not args.check:
-        with atomic_text(args.readme) as file:
-            file.write(after)
+        args.readme.write_bytes(after.encode("utf-8"))
 
 
 if __name__ == "__main__":

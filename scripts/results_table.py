@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.comparison_report import section
 from lst_fairseq.data.manifest import atomic_text
+from scripts.markers import replaced
 
 BEGIN = "<!-- results: written by scripts/results_table.py -->"
 END = "<!-- end of results -->"
@@ -38,18 +39,6 @@ def read_section(path: Path) -> str:
         sys.exit(f"error: {path}: not a results.json of scripts/compare.py ({error!r}); compare again")
 
 
-def replaced(text: str, path: Path, body: str, begin_line: str = BEGIN, end_line: str = END) -> str:
-    """The README's text with ``body`` between the two marker lines."""
-    lines = text.split("\n")
-    for marker in (begin_line, end_line):
-        if lines.count(marker) != 1:
-            sys.exit(f"error: {path}: {lines.count(marker)} lines {marker!r}, one is needed; put one where it belongs")
-    begin, end = lines.index(begin_line), lines.index(end_line)
-    if begin > end:
-        sys.exit(f"error: {path}: {end_line!r} stands before {begin_line!r}; put it behind")
-    return "\n".join([*lines[: begin + 1], "", body, "", *lines[end:]])
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("readme", type=Path, metavar="README.md", help="the file with the two marker lines")
@@ -61,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         before = args.readme.read_bytes().decode("utf-8")
     except FileNotFoundError:
         sys.exit(f"error: {args.readme}: no such file; give the README with the marker lines")
-    after = replaced(before, args.readme, "\n\n".join(read_section(path) for path in args.results))
+    after = replaced(before, args.readme, "\n\n".join(read_section(path) for path in args.results), BEGIN, END)
     if args.check and after != before:
         command = shlex.join(["python", "scripts/results_table.py", str(args.readme), *map(str, args.results)])
         sys.exit(f"error: {args.readme}: its results are stale; run {command}")

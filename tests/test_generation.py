@@ -22,6 +22,7 @@ from tests.reference import (
     plain_prefix,
     waveforms_of,
 )
+from tests.running import write_split
 
 EOS, PAD = 2, 1
 ENDING = {EOS: 3.0}  # makes the untrained LLM end some hypotheses early and others late
@@ -282,6 +283,24 @@ def test_max_len_a_counts_seconds(kind: str, tiny: tuple[Any, Any, dict[str, Any
     most = int(4 * seconds + 2)
     assert [len(hypotheses[0]["tokens"]) for hypotheses in found] == [most + 1] * 5 and most > 5
     assert settings.max_len_a == 4.0
+
+
+def test_batches_are_filled_by_memory(backbones: dict[str, str], tmp_path: Path) -> None:
+    """--max-tokens counts what the LLM sees, with padding: few long sentences or many short ones, and none is lost."""
+    utterances = [(4.0, "Ja.")] * 5 + [(0.3, "Ja.")] * 40 + [(0.3, "Der Zug fährt um sieben. " * 3)] * 5
+    write_split(tmp_path, "test", utterances)
+    _, task, _ = build(tmp_path, backbones)
+    task.load_dataset("test")
+    dataset, most = task.dataset("test"), 250
+    batches = task.get_batch_iterator(dataset, max_tokens=most).frozen_batches
+    assert sorted(index for batch in batches for index in batch) == list(range(len(utterances)))
+    for batch, following in itertools.pairwise([*batches, []]):
+        padded = max(dataset.sizes[batch])
+        assert len(batch) * padded <= most
+        if len(following):
+            assert (len(batch) + 1) * max(padded, max(dataset.sizes[following])) > most
+    rows = sorted(len(batch) for batch in batches)
+    assert rows[0] <= 4 and rows[-1] >= 12
 
 
 @torch.no_grad()

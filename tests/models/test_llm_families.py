@@ -16,6 +16,7 @@ from transformers import (
     BloomConfig,
     Gemma3nTextConfig,
     Gemma3TextConfig,
+    GptOssConfig,
     JambaConfig,
     Lfm2Config,
     LlamaConfig,
@@ -124,9 +125,11 @@ def test_a_batch_is_its_sentences(decoder: LlmDecoder) -> None:
         torch.testing.assert_close(row[: alone.size(1)], alone[0], atol=1e-4, rtol=0)
 
 
-@torch.no_grad()
-def test_cached_steps_equal_a_cache_free_pass(decoder: LlmDecoder) -> None:
-    """Two rows a sentence with random tokens; rows move between beams and sentences leave, as in fairseq's search."""
+def check_cached_steps(decoder: LlmDecoder) -> None:
+    """Each step equals a pass without cache.
+
+    Two rows a sentence with random tokens; rows move between beams and sentences leave, as in fairseq's search.
+    """
     draw, beam = random.Random(3), 2
     speech = speech_of(decoder)
     encoder_out = encoder_out_of(speech, [0, 1, 2, 3])
@@ -153,6 +156,47 @@ def test_cached_steps_equal_a_cache_free_pass(decoder: LlmDecoder) -> None:
         decoder.reorder_incremental_state_scripting(state, torch.tensor(order))
         encoder_out["row"] = encoder_out["row"][order]
     assert len(set(sentences)) == 2
+
+
+@torch.no_grad()
+def test_cached_steps_equal_a_cache_free_pass(decoder: LlmDecoder, caplog: pytest.LogCaptureFixture) -> None:
+    """With the prefix once a sentence wherever the family's attention can be exchanged."""
+    caplog.set_level(logging.INFO)
+    check_cached_steps(decoder)
+    assert decoder.shares_prefixes == (decoder.llm.config.model_type != "bloom")
+    assert not caplog.records
+
+
+@torch.no_grad()
+def test_attention_with_sinks_falls_back(caplog: pytest.LogCaptureFixture) -> None:
+    """GPT-OSS's attention can be exchanged and needs more than keys: found at the first token, and said once."""
+    caplog.set_level(logging.INFO)
+    torch.manual_seed(7)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": WINDOW}
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "initializer_range": 0.2, "pad_token_id": 0}
+    config = GptOssConfig(**sizes, **heads, **experts, max_position_embeddings=128)
+    llm = AutoModelForCausalLM.from_config(config, attn_implementation=attention_for(config))
+    for parameter in llm.parameters():
+        parameter.data.normal_(0, 0.4)
+    caplog.clear()
+    decoder = LlmDecoder(llm, dictionary(), freeze=True, max_speech=20, max_prompt=6).eval()
+    assert decoder.shares_prefixes
+    for _ in range(2):
+        check_cached_steps(decoder)
+        assert not decoder.shares_prefixes
+    assert [record.message for record in caplog.records] == [
+        "GptOssForCausalLM cannot share prefixes between beams (the LLM has attention sinks (s_aux)): each beam gets a "
+        "copy, slower"
+    ]
+
+
+def test_attention_of_its_own_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    llm = empty(family_config("bloom"))
+    assert not LlmDecoder(llm, dictionary(), freeze=True, max_speech=20, max_prompt=6).shares_prefixes
+    (record,) = caplog.records
+    assert record.message.startswith("BloomForCausalLM cannot share prefixes between beams (its attention is its own)")
 
 
 @torch.no_grad()
