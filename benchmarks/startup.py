@@ -88,7 +88,7 @@ def write_corpus(folder: Path, n_lines: int, shortest: float = 0.5, longest: flo
             offset += frames
 
     write_manifest(folder / "train.tsv", rows())
-    return [sentence(rng, vocabulary) for _ in range(20_000)]
+    return [sentence(rng, vocabulary) for _ in range(min(20_000, 10 * n_lines))]
 
 
 def write_models(
