@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,17 @@ from lst_fairseq.study_plan import Cell, Plan, Step
 
 #: Lines of a failed step's log that are shown.
 LOG_LINES = 8
+# Runs the script of argument 2 and writes what it used to argument 1. A process of its own, since the kernel counts the
+# memory of a process that starts another one as the other's peak. It outlives the SIGTERM that its script gets, too.
+_LAUNCHER = """
+import json, resource, signal, subprocess, sys
+signal.signal(signal.SIGTERM, lambda *_: None)
+code = subprocess.call(["bash", "-c", sys.argv[2]], close_fds=False)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as file:
+    json.dump({"cpu_seconds": used.ru_utime + used.ru_stime, "peak_memory_gib": used.ru_maxrss / 2**20}, file)
+sys.exit(code if code >= 0 else 128 - code)
+"""
 _PROGRESS = re.compile(r"^ {3}(\S.*update \d+ of \d+.*|\d+ of \d+)$", re.MULTILINE)
 
 
@@ -230,7 +242,7 @@ class Runner:
         slot = next(number for number in range(self.jobs) if number not in taken)
         with open(step.log, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                ["bash", "-c", _script(step)],
+                [sys.executable, "-S", "-c", _LAUNCHER, str(step.record.with_suffix(".usage")), _script(step)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -258,13 +270,12 @@ class Runner:
         """Note what has ended; whether anything has."""
         before = len(self.running)
         for running in list(self.running):
-            pid, status, usage = os.wait4(running.process.pid, os.WNOHANG)
-            if not pid:
+            code = running.process.poll()
+            if code is None:
                 continue
-            running.process.returncode = code = os.waitstatus_to_exitcode(status)
             self.running.remove(running)
             seconds = time.monotonic() - running.started
-            _write_record(running.step, code, seconds, usage)
+            _write_record(running.step, code, seconds)
             os.close(running.lock)
             if code:
                 self._failed.add(running.step)
@@ -296,9 +307,7 @@ class Runner:
         for running in self.running:
             os.killpg(running.process.pid, signal.SIGTERM)
         for running in self.running:
-            _, status, usage = os.wait4(running.process.pid, 0)
-            running.process.returncode = os.waitstatus_to_exitcode(status)
-            _write_record(running.step, running.process.returncode or 1, time.monotonic() - running.started, usage)
+            _write_record(running.step, running.process.wait() or 1, time.monotonic() - running.started)
             os.close(running.lock)
         self.running.clear()
 
@@ -333,22 +342,25 @@ def _script(step: Step) -> str:
     return "\n".join([*lines, *others])
 
 
-def _write_record(step: Step, code: int, seconds: float, usage: Any) -> None:
+def _write_record(step: Step, code: int, seconds: float) -> None:
     """Add an attempt's cost to the step's record."""
-    before = read_record(step)
+    before, usage = read_record(step), {"cpu_seconds": 0.0, "peak_memory_gib": 0.0}
+    file = step.record.with_suffix(".usage")
+    if file.exists():  # not of one that was killed outright
+        usage = json.loads(file.read_text(encoding="utf-8"))
+        file.unlink()
     record = {
         "key": step.key,
         "kind": step.kind,
         "name": step.name,
         "finished": code == 0,
         "seconds": round(before.get("seconds", 0) + seconds, 2),
-        "cpu_seconds": round(before.get("cpu_seconds", 0) + usage.ru_utime + usage.ru_stime, 2),
-        # Of the largest process; the kernel counts in KiB.
-        "peak_memory_gib": round(max(before.get("peak_memory_gib", 0), usage.ru_maxrss / 2**20), 3),
+        "cpu_seconds": round(before.get("cpu_seconds", 0) + usage["cpu_seconds"], 2),
+        "peak_memory_gib": round(max(before.get("peak_memory_gib", 0), usage["peak_memory_gib"]), 3),
         "attempts": before.get("attempts", 0) + 1,
     }
-    with atomic_text(step.record) as file:
-        file.write(json.dumps(record, indent=1) + "\n")
+    with atomic_text(step.record) as out:
+        out.write(json.dumps(record, indent=1) + "\n")
 
 
 def last_lines(log: Path, count: int = LOG_LINES) -> str:
