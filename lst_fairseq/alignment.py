@@ -71,8 +71,9 @@ def encode(translator: Translator, rows: Sequence[Row], batch_size: int = 8) -> 
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         waveforms = [torch.from_numpy(read_segment(row.segment)) for row in batch]
-        speech, lengths = _encoder_out(translator, waveforms)
-        for row, waveform, outputs, length in zip(batch, waveforms, speech, lengths.tolist(), strict=True):
+        out = _encoded(translator, waveforms)
+        parts = batch, waveforms, out["speech"], out["speech_lengths"].tolist()
+        for row, waveform, outputs, length in zip(*parts, strict=True):
             tokens = torch.as_tensor(np.asarray(dictionary.encode([row.src_text])[0], dtype=np.int64))
             yield Utterance(
                 id=row.id,
@@ -84,12 +85,8 @@ def encode(translator: Translator, rows: Sequence[Row], batch_size: int = 8) -> 
             )
 
 
-def _encoder_out(translator: Translator, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    out = _encoded(translator, waveforms)
-    return out["speech"], out["speech_lengths"]
-
-
 def _encoded(translator: Translator, waveforms: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What the model's encoder makes of waveforms, with decoding's prompt."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     padded = torch.nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
     inputs = {

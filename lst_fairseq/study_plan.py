@@ -202,7 +202,7 @@ class Plan:
             data.setdefault("speech_encoder", settings.get("SPEECH_ENCODER"))
             if not data["speech_encoder"]:
                 data["speech_encoder"] = self._of_file("SPEECH_ENCODER")
-        key = _hash([deciding, self._file and self._of_file("MUSTC_ROOT"), data, self.study.splits])
+        key = _hash([deciding, self._file, data, self.study.splits])
         work = self.out / "data" / key[:10]
         prep = settings | {"WORK": str(work), "SPLITS": " ".join(self.study.splits)}
         commands, files = [_script("prep")], {}

@@ -47,11 +47,11 @@ def look(
     utterances = list(encode(translator, rows, args.batch_size))
     figures = {"checkpoint": name, **measure(utterances, args.candidates, args.seed)}
     shown = spread_rows(rows, args.pictures) if args.pictures else []
-    table = embedding_outputs(translator.model.decoder.llm).float().cpu()
+    vocabulary = embedding_outputs(translator.model.decoder.llm).float().cpu()
     dictionary, pictures = translator.task.target_dictionary, []
     for row in shown:
         utterance = next(each for each in utterances if each.id == row.id)
-        values, ids = nearest_tokens(utterance.speech, table)
+        values, ids = nearest_tokens(utterance.speech, vocabulary)
         pieces = [dictionary.string([token]) for token in ids.tolist()]
         attention = attention_over_speech(translator, row, args.layer)
         pictures.append(

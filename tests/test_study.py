@@ -187,8 +187,9 @@ def test_the_settings_file_counts_with_what_stands_in_it(tmp_path):
     file.write_text("STAGE1_LR=1\n")
     first = cell(study_of(tmp_path, settings=str(file)), tmp_path)
     assert first.steps["stage2"].environment["SETTINGS"] == str(file)
-    file.write_text("STAGE1_LR=2\n")
-    assert cell(study_of(tmp_path, settings=str(file)), tmp_path).steps["stage1"] != first.steps["stage1"]
+    file.write_text("PREP_ARGS=--clean-stage-directions\n")
+    second = cell(study_of(tmp_path, settings=str(file)), tmp_path)
+    assert all(second.steps[kind] != first.steps[kind] for kind in ("data", "stage1", "stage2"))
 
 
 def test_steps_run_the_recipe_with_their_settings(tmp_path):
