@@ -30,6 +30,7 @@ def test_the_loss_curve_of_bf16_is_that_of_fp32(corpus: Path, backbones: dict[st
     learned = exact[0] - exact[-1]
     masters = loss_curve(corpus, backbones, "--bf16")
     rounded = loss_curve(corpus, backbones, "--bf16", "--memory-efficient-bf16")
-    print(exact, masters, rounded)
+    # A weight in bf16 moves when its master has come half way to the next value: late, and then by as much.
     assert (masters - exact).abs().max() < 0.2 * learned
-    assert rounded[0] - rounded[-1] < 0.5 * learned
+    assert abs(masters[-1] - exact[-1]) < 0.05 * learned
+    assert rounded[0] - rounded[-1] < 0.2 * learned

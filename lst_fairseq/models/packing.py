@@ -108,6 +108,10 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     query, key, value = (packed.side_by_side(tensor) for tensor in (query, key, value))
     window = packed.window_mask(sliding_window)
+    groups = query.size(1) // key.size(1)
+    if groups > 1 and query.is_cuda and (window is not None or query.dtype == torch.float32):
+        # torch's fused kernels for these cases know no groups, and the one that does keeps all weights.
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     output = F.scaled_dot_product_attention(
         query,
         key,

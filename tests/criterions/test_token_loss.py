@@ -86,17 +86,18 @@ class WideTensors(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_logits_are_the_only_tensor_of_their_size(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside them there are a few chunks of one row; PyTorch's own way makes more than three times as much."""
+    """Beside them there are a few chunks of one row; PyTorch's own way makes at least twice as much."""
     monkeypatch.setattr(module, "CHUNK", WORDS)
     logits, target = logits_and_target(dtype)
     source = logits.requires_grad_() * 1
     with WideTensors() as ours:
-        token_loss(source, target)[0].sum().backward()
+        torch.autograd.grad(token_loss(source, target)[0].sum(), source)
     storage = source.untyped_storage()._cdata
     others = [s.nbytes() for number, s in ours.storages.items() if number != storage]
     assert max(others) == 4 * WORDS < source.nbytes
     source = logits.requires_grad_() * 1
     with WideTensors() as theirs:
-        F.log_softmax(source.float(), dim=-1).gather(1, target.unsqueeze(1)).sum().backward()
+        lprobs = F.log_softmax(source.float(), dim=-1)
+        torch.autograd.grad(lprobs.gather(1, target.unsqueeze(1)).sum(), source)
     assert max(s.nbytes() for s in theirs.storages.values()) >= source.nbytes
-    assert theirs.bytes > 3 * source.nbytes
+    assert theirs.bytes >= 2 * source.nbytes
