@@ -226,22 +226,23 @@ def same_number_of_batches(task: Any, dataset: Any, wanted: int) -> int:
 
 def compare(model: Any, criterion: Any, sample: Any, items: Sequence[Any], device: torch.device) -> dict[str, float]:
     """Relative difference of the plugin's loss and gradients from the plain loop's on one batch."""
-    results = []
-    for loss in (
-        lambda: (lambda total, size, _: total / size)(*criterion(model, sample)),
-        lambda: plain_loss(model, items, device)[0],
-    ):
-        model.zero_grad(set_to_none=True)
-        value = loss()
-        value.backward()
-        gradients = [p.grad.float().flatten().cpu() for p in model.parameters() if p.grad is not None]
-        results.append((value.item(), torch.cat(gradients)))
     model.zero_grad(set_to_none=True)
-    (ours, our_gradient), (theirs, their_gradient) = results
-    return {
-        "loss": abs(ours - theirs) / abs(theirs),
-        "gradient": float((our_gradient - their_gradient).norm() / their_gradient.norm()),
-    }
+    loss, size, _ = criterion(model, sample)
+    ours = loss / size
+    ours.backward()
+    gradients = {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    theirs, _ = plain_loss(model, items, device)
+    theirs.backward()
+    apart, whole = 0.0, 0.0
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            apart += float((p.grad.cpu() - gradients.pop(name)).double().square().sum())
+            whole += float(p.grad.double().square().sum())
+    model.zero_grad(set_to_none=True)
+    if gradients:
+        raise RuntimeError(f"the plain loop has no gradient for {', '.join(gradients)}")
+    return {"loss": abs(ours.item() - theirs.item()) / theirs.item(), "gradient": (apart / whole) ** 0.5}
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:

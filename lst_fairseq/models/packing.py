@@ -45,16 +45,20 @@ class PackedRows:
         self.positions = counted.flatten()[self._content].unsqueeze(0)
         rows = torch.arange(mask.size(0), device=mask.device).unsqueeze(1)
         self._slots = (rows * self.width + counted).flatten()[self._content]
+        self._places = torch.zeros(mask.size(0) * self.width, dtype=torch.long, device=mask.device)
+        self._places[self._slots] = torch.arange(self._slots.size(0), device=mask.device)
 
     def pack(self, content: Tensor) -> Tensor:
         """[B, L, E], with content where the mask is True, to the row [1, N, E]."""
         return content.flatten(0, 1).index_select(0, self._content).unsqueeze(0)
 
     def side_by_side(self, row: Tensor) -> Tensor:
-        """[1, H, N, D] to [B, H, W, D], each sentence from the left, W the longest's length; zeros behind."""
-        _, heads, _, size = row.shape
-        sentences = row.new_zeros(len(self.lengths) * self.width, heads, size)
-        sentences = sentences.index_copy(0, self._slots, row.squeeze(0).transpose(0, 1))
+        """[1, H, N, D] to [B, H, W, D], each sentence from the left, W the longest's length.
+
+        Behind a sentence stands the row's first position, again and again, which no position of the sentence sees.
+        """
+        # A selection rather than a copy into zeros, for whose gradient autograd would keep the row, too.
+        sentences = row.squeeze(0).transpose(0, 1).index_select(0, self._places)
         return sentences.unflatten(0, (-1, self.width)).transpose(1, 2)
 
     def in_a_row(self, sentences: Tensor) -> Tensor:

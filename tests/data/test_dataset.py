@@ -74,7 +74,7 @@ def test_long_and_short_utterances_fill_a_batch_alike(tmp_path, backbones):
     for batch, following in zip(lengths, lengths[1:]):
         assert len(batch) * batch[-1] <= most < (len(batch) + 1) * batch[-1]
         assert batch[0] >= following[-1]
-    assert len(lengths[-2]) > 3 * len(lengths[0]) > 3  # short utterances: more of them, not less in a batch
+    assert len(lengths[-2]) > 2 * len(lengths[0]) > 4  # short utterances: more of them, not less in a batch
     filled = [sum(batch) / most for batch in lengths[:-1]]
     assert min(filled) > 0.75 and abs(filled[0] - np.mean(filled)) < 0.15
 
