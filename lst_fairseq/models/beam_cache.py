@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 #: Name under which transformers finds :func:`shared_prefix_attention`.
 ATTENTION = "lst_shared_prefix"
 #: Steps that a new buffer has room for, and steps after which slots that no beam sees are given up.
-ROOM = 64
+ROOM = 32
 INTERVAL = 16
 #: Keys are attended to in multiples of this number: PyTorch's fused attention on GPUs copies a mask of another size.
 ALIGNMENT = 16
