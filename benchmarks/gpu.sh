@@ -3,7 +3,7 @@
 #
 #     bash benchmarks/gpu.sh                          # writes benchmarks/results/gpu-*.json
 #     OUT=/tmp/gpu BATCH=32 STAGE2_BATCH=2 bash benchmarks/gpu.sh
-#     DEVICE=cpu DTYPE=float32 SIZES="--layers 1 --width 32 ..." bash benchmarks/gpu.sh      # a trial anywhere
+#     DEVICE=cpu DTYPE=float32 LLM_SIZES="--layers 1 --width 32 ..." SIZES="--frontend-layers 1 ..." bash benchmarks/gpu.sh
 #
 # Each part is a process of its own, with all of the memory; one that fails, because it does not fit for instance, is
 # said at the end and does not stop the others.
@@ -25,8 +25,8 @@ part() { # NAME COMMAND...: run one part, with a line before it
     "$PYTHON" "${@:2}" "${common[@]}" "${llm[@]}" --json "$OUT/gpu-$1.json" || failed+=("$1")
 }
 
-part stage1 benchmarks/gpu.py stage1 --batch "$BATCH" "${sizes[@]}"
-part stage2 benchmarks/gpu.py stage2 --batch "$STAGE2_BATCH" "${sizes[@]}"
-part limits benchmarks/gpu.py decoding "${sizes[@]}"
+part stage1 benchmarks/gpu.py stage1 --batch "$BATCH" ${sizes[@]+"${sizes[@]}"}
+part stage2 benchmarks/gpu.py stage2 --batch "$STAGE2_BATCH" ${sizes[@]+"${sizes[@]}"}
+part limits benchmarks/gpu.py decoding ${sizes[@]+"${sizes[@]}"}
 part decoding benchmarks/decoding.py
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}" >&2; exit 1; }
