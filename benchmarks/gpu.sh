@@ -3,7 +3,7 @@
 #
 #     bash benchmarks/gpu.sh                          # writes benchmarks/results/gpu-*.json
 #     OUT=/tmp/gpu BATCH=32 STAGE2_BATCH=2 bash benchmarks/gpu.sh
-#     DEVICE=cpu DTYPE=float32 LLM_SIZES="--layers 1 --width 32 ..." SIZES="--frontend-layers 1 ..." bash benchmarks/gpu.sh
+#     DEVICE=cpu DTYPE=float32 LLM_SIZES="--layers 1 ..." SIZES="--frontend-layers 1 ..." bash benchmarks/gpu.sh
 #
 # Each part is a process of its own, with all of the memory; one that fails, because it does not fit for instance, is
 # said at the end and does not stop the others.

@@ -27,10 +27,10 @@ from lst_fairseq.models.lst import SAMPLE_RATE, LstModel, frontend_options
 PROMPT_BEFORE, PROMPT_AFTER = 8, 16  # tokens, about LST's conversation
 
 
-def add_frontend_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the speech encoder's size, a wav2vec 2.0, and of the adapter's."""
+def add_frontend_arguments(parser: argparse.ArgumentParser, **defaults: int) -> None:
+    """Flags of the speech encoder's size, a wav2vec 2.0, and of the adapter's: frontend-layers, frontend-width, ..."""
     sizes = {"frontend_layers": 4, "frontend_width": 256, "frontend_heads": 4, "adapter_channels": 256}
-    for name, size in sizes.items():
+    for name, size in {**sizes, **defaults}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help=f"({size})")
 
 
