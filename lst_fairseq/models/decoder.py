@@ -129,8 +129,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         """
         if incremental_state is not None:
             logits = self._step(prev_output_tokens, encoder_out, incremental_state)
-            if self.without_token.numel():
-                logits.index_fill_(-1, self.without_token, -torch.inf)
+            logits.index_fill_(-1, self.without_token, -torch.inf)
             return logits, {"attn": None}
         content, mask = self._prefix(encoder_out)
         row = encoder_out["row"]
