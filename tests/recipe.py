@@ -45,6 +45,7 @@ case "$*" in
     *average_checkpoints.py*) wanted=none; echo weights >"${!#}" ;;
     *scripts/compare.py*) wanted=none ;;
     *text_manifest.py*) wanted=--out ;;
+    *select_manifest.py*) wanted=none; head -n 201 "$3" >"$5" ;;
     *transcribe.py*) wanted=none ;;
     *score.py*) printf 'score %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
         while [[ $# -gt 0 ]]; do

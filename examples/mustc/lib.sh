@@ -36,6 +36,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     done
     need_choice PRECISION "$PRECISION" "" fp32 fp16 bf16
     need_choice ONE_STAGE "$ONE_STAGE" 0 1
+    need_choice STAGE1_TASK "$STAGE1_TASK" st asr both
     need_choice FORCE "$FORCE" 0 1
     for name in STAGE1_UPDATES STAGE2_UPDATES ONE_STAGE_UPDATES TEXT_UPDATES UPDATE_FREQ WORLD_SIZE BATCH \
         BASELINE_UPDATES BASELINE_SAVE_INTERVAL; do
@@ -146,10 +147,21 @@ need_step() { # DIRECTORY SCRIPT: print the hash of a finished step, which what 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
-updates_of() { # EPOCHS: updates in so many epochs over the training manifest
-    local segments
-    segments=$(($(wc -l <"$DATA/train.tsv") - 1))
+updates_of() { # EPOCHS [SUBSETS]: updates in so many epochs over the training manifests, "train" unless others are named
+    local segments=0 subset
+    for subset in ${2:-train}; do segments=$((segments + $(wc -l <"$DATA/$subset.tsv") - 1)); done
     echo $(((segments + GLOBAL_BATCH - 1) / GLOBAL_BATCH * $1))
+}
+
+stage1_subsets() { # manifests that stage 1 is trained on and then the one that its loss on dev is of; makes those of asr
+    local split
+    if [[ $STAGE1_TASK == st ]]; then echo train dev && return; fi
+    for split in train dev; do
+        if [[ ! -e $DATA/${split}_asr.tsv ]]; then
+            python "$LST_ROOT/scripts/select_manifest.py" --manifest "$DATA/$split.tsv" --out "$DATA/${split}_asr.tsv" --asr >&2
+        fi
+    done
+    if [[ $STAGE1_TASK == asr ]]; then echo train_asr dev_asr; else echo train train_asr dev; fi
 }
 
 update_freq() { # batches a GPU adds up, so that an update has GLOBAL_BATCH sentences
@@ -180,12 +192,13 @@ device_words() { # what it trains on, in words
     if [[ ${DEVICE_ARGS[*]} == --cpu ]]; then echo "the CPU, $PRECISION"; else echo "$WORLD_SIZE GPU(s), $PRECISION"; fi
 }
 
-lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES: set LST_ARGS, what decides the outcome of a stage
+lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES [TRAIN-SUBSET DEV-SUBSET]: set LST_ARGS, all that decides the outcome
     local freq extra=()
     freq=$(update_freq)
     read_words extra "$EXTRA_TRAIN_ARGS"
     LST_ARGS=(
-        --task lst_st --config-yaml config.yaml --train-subset train --valid-subset dev --target-lang "$TGT_LANG"
+        --task lst_st --config-yaml config.yaml --train-subset "${4:-train}" --valid-subset "${5:-dev}"
+        --target-lang "$TGT_LANG"
         --arch "$ARCH" --speech-encoder "$SPEECH_ENCODER" --llm "$LLM" --train-modules "$3"
         --criterion lst_cross_entropy --label-smoothing "$LABEL_SMOOTHING"
         --optimizer adam --adam-betas "$ADAM_BETAS" --weight-decay 0 --clip-norm "$CLIP_NORM"

@@ -35,6 +35,9 @@ ONE_STAGE=${ONE_STAGE-0}
 
 # Adapter between the two: conv, stack, ctc or qformer. Empty: the architecture's own (conv).
 ADAPTER=${ADAPTER-}
+# What stage 1 learns from: st (translation), asr (transcription; the manifests' src_text), or both. PROMPT has to tell the two
+# apart, by {instruction} or {tgt_lang}, as LST's own does.
+STAGE1_TASK=${STAGE1_TASK-st}
 # What each stage trains, of: frontend, adapter, lora, llm. `adapter,lora` in stage 2 is the paper's low-rank variant.
 STAGE1_MODULES=${STAGE1_MODULES-adapter}
 STAGE2_MODULES=${STAGE2_MODULES-adapter,llm}

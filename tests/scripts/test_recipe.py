@@ -85,6 +85,19 @@ def test_manifests_of_another_corpus(sandbox: Sandbox) -> None:
     assert "dev.tsv:2" in output and "see above" in output and not (data / "test.tsv").exists()
 
 
+@pytest.mark.parametrize(
+    "task, subsets, updates", [("st", ("train", "dev"), "3"), ("asr", ("train_asr", "dev_asr"), "2"),
+                               ("both", ("train,train_asr", "dev"), "4")],
+)  # fmt: skip
+def test_task_of_stage_1(sandbox: Sandbox, task: str, subsets: tuple[str, str], updates: str) -> None:
+    """An epoch is one over all that is trained on: 300 segments, of which 200 have a transcript. Stage 2 translates."""
+    sandbox.run("run", STAGE1_TASK=task, STAGE1_EPOCHS="1")
+    stage1, stage2 = sandbox.calls("fairseq-train")
+    assert (value(stage1, "--train-subset"), value(stage1, "--valid-subset")) == subsets
+    assert value(stage1, "--max-update") == updates
+    assert (value(stage2, "--train-subset"), value(stage2, "--valid-subset")) == ("train", "dev")
+
+
 def test_second_run_trains_and_translates_nothing(sandbox: Sandbox) -> None:
     sandbox.run("run")
     before = sandbox.calls("fairseq-train"), sandbox.calls("fairseq-generate")
@@ -218,6 +231,7 @@ def test_environment_before_file_before_default(sandbox: Sandbox) -> None:
         ("run", {"SPEECH_ENCODER": "gone"}, "gone: no such directory"),
         ("stage1", {}, "run bash examples/mustc/prep.sh first"),
         ("stage1", {"PRECISION": "fp8"}, "choose one of (empty), fp32, fp16, bf16"),
+        ("stage1", {"STAGE1_TASK": "mt"}, "STAGE1_TASK=mt: choose one of st, asr, both"),
         ("stage1", {"STAGE1_UPDATES": "many"}, "STAGE1_UPDATES=many: give a whole number"),
         ("generate", {"BEAM": "0"}, "BEAM=0: give a whole number above 0"),
         ("generate", {"SETTINGS": "gone.env"}, "SETTINGS=gone.env: no such file"),
