@@ -218,6 +218,8 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
     metric = search.get("by", "bleu")
     if metric not in METRICS:
         raise StudyError(f"search: by: {metric}: choose one of {', '.join(METRICS)}")
+    if (dev := str(search.get("split", "dev"))) in splits:
+        raise StudyError(f"search: split: {dev} is a test split; settings are chosen on another one")
     settings = content.get("settings")
     return Study(
         name=_name(content.get("name", stem), "name"),
@@ -225,7 +227,7 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         settings=None if settings is None else Path(expanded(settings)),
         seeds=tuple(dict.fromkeys(seeds)),
         splits=tuple(splits),
-        dev=str(search.get("split", "dev")),
+        dev=dev,
         factors=names,
         notes={(f, v): options.note for f, values in factors.items() for v, options in values.items() if options.note},
         blocks=blocks,

@@ -202,9 +202,10 @@ class Plan:
             data.setdefault("speech_encoder", settings.get("SPEECH_ENCODER"))
             if not data["speech_encoder"]:
                 data["speech_encoder"] = self._of_file("SPEECH_ENCODER")
-        key = _hash([deciding, self._file, data, self.study.splits])
+        splits = [*self.study.splits, *({self.study.dev} - {"dev"})]  # prep.sh adds train and dev
+        key = _hash([deciding, self._file, data, splits])
         work = self.out / "data" / key[:10]
-        prep = settings | {"WORK": str(work), "SPLITS": " ".join(self.study.splits)}
+        prep = settings | {"WORK": str(work), "SPLITS": " ".join(splits)}
         commands, files = [_script("prep")], {}
         manifests = work / "data"
         source, target = manifests / "train.tsv", manifests / "train_prepared.tsv"

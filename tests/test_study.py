@@ -106,6 +106,7 @@ def factor(**values: Any) -> dict[str, Any]:
         ({"exclude": [{"adapter": "conv"}]}, r"exclude: leaves out the reference"),
         ({"seeds": [0]}, r"seeds: \[0\]: give a list of whole numbers above 0"),
         ({"splits": "dev"}, r"splits: 'dev': give a list of test splits"),
+        ({"search": {"split": "tst-HE"}}, r"search: split: tst-HE is a test split; settings are chosen on another"),
         ({"search": {"by": "ter"}}, r"search: by: ter: choose one of bleu, chrf"),
         ({"search": {"STAGE2_LR": 1}}, r"search: STAGE2_LR: 1: give a list of values to try"),
         ({"claims": [{"claim": "c", "better": {}}]}, r"claims: c: worse is missing"),
@@ -203,6 +204,9 @@ def test_steps_run_the_recipe_with_their_settings(tmp_path):
     assert steps["dev"].environment["SPLITS"] == "dev" and steps["test"].environment["SPLITS"] == "tst-COMMON tst-HE"
     assert steps["data"].environment["SPLITS"] == "tst-COMMON tst-HE"
     assert "alignment" not in steps
+    other = cell(study_of(tmp_path, search={"split": "dev2"}), tmp_path).steps
+    assert other["dev"].environment["SPLITS"] == "dev2"
+    assert other["data"].environment["SPLITS"] == "tst-COMMON tst-HE dev2"
 
 
 DATA = {
