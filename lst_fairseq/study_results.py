@@ -71,7 +71,7 @@ def cell_line(plan: Plan, cell: Cell) -> dict[str, Any]:
         "factors": dict(cell.arm.values),
         "seed": cell.seed,
         "chosen": dict(cell.chosen),
-        "settings": json.loads(json.dumps(cell.settings).replace(str(ROOT), "$LST_ROOT")),
+        "settings": json.loads(json.dumps(cell.settings).replace(f"{ROOT}/", "$LST_ROOT/")),
         "scores": {split: {key: score[key] for key in _SCORES if key in score} for split, score in scores.items()},
         "trained_parameters": main.get("trained_parameters"),
         "train_seconds": main.get("train_seconds"),
