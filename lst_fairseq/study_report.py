@@ -53,7 +53,7 @@ def blocks(study: Study, results: Mapping[str, Any]) -> list[Block]:
     for block in study.blocks:
         if len(block) > 1:
             parts += _block_part(study, block, arms)
-    parts += _scatter_part(study, arms) + _search_part(results["search"])
+    parts += _scatter_part(study, arms) + search_part(results["search"])
     if results["missing"]:
         parts += [("h2", "Without a result"), ("list", results["missing"])]
     if results["failures"]:
@@ -172,14 +172,17 @@ def _spread(score: Mapping[str, Any]) -> str:
     return f"{score['mean']:.1f}" + ("" if score["spread"] is None else f" ± {score['spread']:.1f}")
 
 
-def _search_part(search: Sequence[Mapping[str, Any]]) -> list[Block]:
+def search_part(search: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """What the search tried and chose; says where the best was the smallest or the largest of three values or more."""
     if not search:
         return []
     rows = [["arm", "setting", "tried: score on dev", "chosen", ""]]
     for entry in search:
         scores = {value: "failed" if score is None else f"{score:.1f}" for value, score in entry["tried"].items()}
         tried, chosen = list(entry["tried"]), entry["chosen"]
-        edge = "at the edge of what was tried" if len(tried) > 1 and chosen in (tried[0], tried[-1]) else ""
+        if all(number(value) is not None for value in tried):
+            tried.sort(key=number)
+        edge = "at the edge of what was tried" if len(tried) > 2 and chosen in (tried[0], tried[-1]) else ""
         shown = ", ".join(f"{value}: {score}" for value, score in scores.items())
         rows.append([entry["arm"], entry["setting"], shown, chosen or "", edge])
     return [("h2", "Search"), ("table", rows)]

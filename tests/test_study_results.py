@@ -9,7 +9,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from lst_fairseq.comparison import compare, read_scores
-from lst_fairseq.study_report import claim_sentence, number
+from lst_fairseq.study_report import claim_sentence, number, search_part
 from lst_fairseq.study_results import gpu_use, judge, summaries
 from tests.scripts.test_compare import system
 from tests.studies import STUDY, Studies
@@ -99,3 +99,15 @@ def test_gpu_use_is_read_from_the_logs(tmp_path):
 
 def test_numbers_among_names():
     assert [number(name) for name in ("25%", "0.5", "300", "1e-3", "lora", "5x")] == [0.25, 0.5, 300, 0.001, None, None]
+
+
+def test_the_edge_of_a_search_is_by_size():
+    def edge(chosen: str, *values: str) -> str:
+        tried = {value: None if value == "3" else 1.25 for value in values}
+        _, (_, (_, row)) = search_part([{"arm": "a", "setting": "LR", "tried": tried, "chosen": chosen}])
+        assert row[:2] == ["a", "LR"] and row[3] == chosen and f"{values[0]}: 1.2" in row[2]
+        return row[4]
+
+    assert edge("2e-3", "2e-3", "1e-3", "4e-3") == "" == edge("1e-3", "1e-3", "4e-3")
+    assert edge("4e-3", "2e-3", "4e-3", "1e-3") == "at the edge of what was tried" == edge("1", "2", "1", "3")
+    assert search_part([]) == []
