@@ -110,6 +110,13 @@ def batch_of(task: Any, split: str, indices: Sequence[int]) -> dict[str, Any]:
     return dataset.collater([dataset[i] for i in indices])
 
 
+def fed_lengths(kwargs: dict[str, Any]) -> list[int]:
+    """Positions of each sentence that stands in the one row of an LLM's arguments: its positions begin anew."""
+    starts = torch.where(kwargs["position_ids"][0] == 0)[0].tolist()
+    ends = [*starts[1:], kwargs["inputs_embeds"].size(1)]
+    return [end - start for start, end in zip(starts, ends, strict=True)]
+
+
 def run_command(module: str, *arguments: str, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess:
     """Run ``python -m module`` as a user would, output captured as text."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from tests.helpers import SENTENCES, batch_of
+from tests.helpers import SENTENCES, batch_of, fed_lengths
 from tests.reference import IGNORED, logit_bias, plain_prefix, plain_prompt
 from tests.task_corpus import INSTRUCTIONS, MIXED, RATE, build, rows_of, write_manifests, write_task_corpus
 
@@ -148,7 +148,7 @@ def test_lengths_are_what_the_llm_is_fed(stage2) -> None:
 
     assert spare(2) > 0  # of transcription
     handle = model.decoder.llm.register_forward_pre_hook(
-        lambda module, args, kwargs: fed.extend(kwargs["attention_mask"].sum(dim=1).tolist()), with_kwargs=True
+        lambda module, args, kwargs: fed.extend(fed_lengths(kwargs)), with_kwargs=True
     )
     for indices in ([1], [1, 5], range(6)):
         batch = dataset.collater([dataset[i] for i in indices])

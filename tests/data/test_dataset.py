@@ -14,7 +14,7 @@ from fairseq.data.audio.waveform_transforms import AudioWaveformTransform, regis
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dataset import LengthRule
-from tests.helpers import SENTENCES, write_tsv
+from tests.helpers import SENTENCES, fed_lengths, write_tsv
 from tests.running import spoil, train_configuration, write_split
 
 RATE = 16_000
@@ -40,7 +40,7 @@ def test_lengths_are_what_the_llm_is_fed(corpus, backbones, frontend):
     task.load_dataset("dev")
     dataset, fed = task.dataset("dev"), []
     model.decoder.llm.register_forward_pre_hook(
-        lambda module, args, kwargs: fed.extend(kwargs["attention_mask"].sum(dim=1).tolist()), with_kwargs=True
+        lambda module, args, kwargs: fed.extend(fed_lengths(kwargs)), with_kwargs=True
     )
     for indices in ([0], [1], [4], range(5)):
         batch = dataset.collater([dataset[i] for i in indices])
