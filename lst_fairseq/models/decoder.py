@@ -142,8 +142,8 @@ class LlmDecoder(FairseqIncrementalDecoder):
         fed[:, 0] = True
         logits = self._score_packed(prev_output_tokens, fed, fed if kept is None else kept, content, mask)
         if kept is None:
-            every = logits.new_zeros(fed.numel(), logits.size(-1))
-            logits = every.index_copy(0, fed.flatten().nonzero().squeeze(1), logits).view(*fed.shape, -1)
+            places = fed.flatten().cumsum(dim=0) - 1
+            logits = logits.index_select(0, places).view(*fed.shape, -1)
         return logits, {"attn": None}
 
     def _score_padded(self, prev_output_tokens: Tensor, content: Tensor, mask: Tensor) -> Tensor:
