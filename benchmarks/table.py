@@ -10,8 +10,9 @@ Everything between these two lines of the README, which have to be there, is rep
     <!-- end of benchmarks -->
 
 A file with a `ratio` is a row: its title, the peer it was measured against, the ratio and its unit, whether the output
-was identical, and the machine. One with a `table` gives that table, one with neither a line of its own numbers. --check
-ends with an error where the section is not what the files give.
+was identical, and the machine; one with several `peers`, each with a ratio, as many rows. One with a `table` gives that
+table, one with neither a line of its own numbers. --check ends with an error where the section is not what the files
+give.
 """
 
 import argparse
@@ -69,14 +70,19 @@ def ratio(result: Mapping[str, Any]) -> str:
     return f"{text} ({result['cpu_ratio']:.2f} by processor time)" if "cpu_ratio" in result else text
 
 
+def compared(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A result for each peer it was measured against."""
+    if "peers" in result:
+        return [{**result, **peer} for peer in result["peers"].values()]
+    return [result] if "ratio" in result else []
+
+
 def section(results: Sequence[Mapping[str, Any]]) -> str:
     """The README's section."""
     lines = ["| what | against | result | same output | where |", "|---|---|---|---|---|"]
-    for result in results:
-        if "ratio" in result:
-            cells = [str(result["title"]), str(result.get("peer", ""))]
-            cells += [ratio(result), identical(result), machine(result)]
-            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    for row in (row for result in results for row in compared(result)):
+        cells = [str(row["title"]), str(row.get("peer", "")), ratio(row), identical(row), machine(row)]
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     parts = ["\n".join(lines)] if len(lines) > 2 else []
     for result in results:
         where = machine(result)

@@ -18,7 +18,8 @@ DECODING = {
     "score_difference": 1.9e-6,
     "machine": {"device": "CPU", "threads": 1, "load": 2.5},
 }
-TRAINING = {"ratio": 0.51, "identical": False, "machine": {"device": "NVIDIA H200"}}
+UTILISATION = {"ratio": 0.51, "identical": False, "machine": {"device": "NVIDIA H200"}}
+TRAINING = {"ratio": 2.5, "peers": {"a": {"peer": "a loop", "ratio": 2.5}, "b": {"peer": "steps", "ratio": 0.95}}}
 GROWTH = {"title": "Growth", "table": "| a |\n|---|\n| 1 |"}
 MEMORY = {"title": "Host memory", "sentences": 10_000, "growth_mib": 0.1, "resident_mib": [1, 2], "settings": {}}
 SECTION = """\
@@ -26,7 +27,9 @@ SECTION = """\
 |---|---|---|---|---|
 | Beam search | generate | 3.46 times the tokens a second (3.21 by processor time) | yes, within 2e-06 | \
 CPU, 1 thread, load 2.5 |
-| training |  | 0.51 times | no | NVIDIA H200 |
+| utilisation |  | 0.51 times | no | NVIDIA H200 |
+| training | a loop | 2.50 times |  |  |
+| training | steps | 0.95 times |  |  |
 
 **Growth**:
 
@@ -40,7 +43,8 @@ CPU, 1 thread, load 2.5 |
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
-    results = {"decoding": DECODING, "training": TRAINING, "growth": GROWTH, "memory": MEMORY}
+    results = {"decoding": DECODING, "utilisation": UTILISATION, "training": TRAINING}
+    results |= {"growth": GROWTH, "memory": MEMORY}
     for name, result in results.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(result), encoding="utf-8")
     return [str(tmp_path / name) for name in ("README.md", *(f"{name}.json" for name in results))]
