@@ -15,6 +15,7 @@ constant.
 
 import argparse
 import ctypes
+import itertools
 import math
 import sys
 import tempfile
@@ -256,11 +257,16 @@ def main(argv: list[str] | None = None) -> None:
     # glibc keeps freed memory of small tensors for itself, unless each has pages of its own (mallopt(3)).
     ctypes.CDLL(None).mallopt(-3, 64 * 1024)
     args.out.mkdir(parents=True, exist_ok=True)
-    curves = list(model_curves(args, device))
-    if "startup" in args.only:
-        curves += startup_curves(args)
+    curves: list[Curve] = []
+    for curve in itertools.chain(model_curves(args, device), startup_curves(args) if "startup" in args.only else ()):
+        curves.append(curve)
+        write(curves, args)  # each time: a run that is stopped leaves what it has
+    print(table(curves))
+
+
+def write(curves: Sequence[Curve], args: Namespace) -> None:
+    """growth.md, growth.html and growth.json."""
     text = table(curves)
-    print(text)
     (args.out / "growth.md").write_text(text + "\n", encoding="utf-8")
     (args.out / "growth.html").write_text(page(curves), encoding="utf-8")
     described = [{**asdict(c), "exponents": {k: c.exponent(k) for k in ("seconds", "mib")}} for c in curves]
