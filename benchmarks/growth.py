@@ -9,12 +9,13 @@ Training (a whole update of adapter and LLM, speech encoder included) and decodi
 size, length of speech, number of the LLM's parameters and, in decoding, beam; starting against lines of the manifest,
 and reading batches after that, which should not depend on them. One thing varies, the others stay at --at-batch,
 --at-seconds and --at-beam. Time is the processor's on a CPU and the clock's on a GPU (and of the start); memory is the
-most that a run adds. The exponent is the slope of the logarithms over the larger half of the points: 1 is linear, 0
-constant.
+most that a run adds, and against parameters all of it, weights and optimiser included. The exponent is the slope of the
+logarithms over the larger half of the points: 1 is linear, 0 constant.
 """
 
 import argparse
 import ctypes
+import gc
 import itertools
 import math
 import sys
@@ -87,30 +88,46 @@ class Curve:
         return f"{exponent:.2f}" + ("" if exponent <= self.limit else f", more than {self.limit:g}")
 
 
-def cost(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds and added MiB of a call that has run once before."""
-    call()
-    timing = Timing()
-    with PeakMemory(device) as memory:
-        timed(call, device, timing)
-    return (timing.median if device.type == "cuda" else timing.cpu_median), memory.added / MIB
+def cost(make: Callable[[], Callable[[], object]], device: torch.device, whole: bool) -> tuple[float, float]:
+    """Seconds and added MiB of a call that has run once before; with ``whole``, what ``make`` needs is added, too."""
+    gc.collect()
+    with PeakMemory(device) as everything:
+        call = make()
+        call()
+        timing = Timing()
+        with PeakMemory(device) as memory:
+            timed(call, device, timing)
+    added = memory.peak - everything.before if whole else memory.added
+    return (timing.median if device.type == "cuda" else timing.cpu_median), max(0, added) / MIB
 
 
-def training_cost(args: Namespace, device: torch.device, rows: int, seconds: float) -> tuple[float, float]:
+def training_cost(
+    args: Namespace, device: torch.device, rows: int, seconds: float, whole: bool = False
+) -> tuple[float, float]:
     """Of an update with that batch."""
-    model = lst_model(args, device, "adapter,llm")
-    sample = batch(model, [seconds] * rows, [max(2, round(seconds * TOKENS_A_SECOND))] * rows)
-    training = Training(model)
-    return cost(lambda: training.step(sample), device)
+
+    def make() -> Callable[[], object]:
+        model = lst_model(args, device, "adapter,llm")
+        sample = batch(model, [seconds] * rows, [max(2, round(seconds * TOKENS_A_SECOND))] * rows)
+        training = Training(model)
+        return lambda: training.step(sample)
+
+    return cost(make, device, whole)
 
 
 @torch.inference_mode()
-def decoding_cost(args: Namespace, device: torch.device, rows: int, seconds: float, beam: int) -> tuple[float, float]:
+def decoding_cost(
+    args: Namespace, device: torch.device, rows: int, seconds: float, beam: int, whole: bool = False
+) -> tuple[float, float]:
     """Of the batch's translations, --tokens each."""
-    model = lst_model(args, device).eval()
-    sample = batch(model, [seconds] * rows, [1] * rows)
-    generator = generator_of(model, model.decoder.dictionary, beam, args.tokens)
-    return cost(lambda: generator.generate([model], sample), device)
+
+    def make() -> Callable[[], object]:
+        model = lst_model(args, device).eval()
+        sample = batch(model, [seconds] * rows, [1] * rows)
+        generator = generator_of(model, model.decoder.dictionary, beam, args.tokens)
+        return lambda: generator.generate([model], sample)
+
+    return cost(make, device, whole)
 
 
 def llm_of(args: Namespace, width: int) -> Namespace:
@@ -147,7 +164,7 @@ def model_curves(args: Namespace, device: torch.device) -> Iterator[Curve]:
         curve = Curve(work, "parameters of the LLM", LINEAR)
         for width in args.widths:
             sized = llm_of(args, int(width))
-            curve.points.append(Point(parameters_of(sized), *measure(sized, device, **fixed)))
+            curve.points.append(Point(parameters_of(sized), *measure(sized, device, **fixed, whole=True)))
             progress(curve)
         yield curve
 
