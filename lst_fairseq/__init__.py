@@ -32,8 +32,9 @@ from lst_fairseq import patches  # noqa: E402
 
 patches.apply()
 
-from lst_fairseq import export, task  # noqa: E402, F401
+from lst_fairseq import export, sharding, task  # noqa: E402, F401
 from lst_fairseq.criterions import lst_cross_entropy  # noqa: E402, F401
 from lst_fairseq.models import lst  # noqa: E402, F401
 
-patches.read_directories(export.read_export)
+patches.read_directories(export.read_export, sharding.states.assemble)
+sharding.install()

@@ -5,12 +5,13 @@ Line numbers are those of fairseq-fixed 0.12.3.1. Every other trap of fairseq is
 
 import argparse
 import collections
+import contextlib
 import functools
 import os
 import pickle
 import shutil
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
@@ -60,45 +61,68 @@ def allow_checkpoint_types() -> None:
     )
 
 
+@contextlib.contextmanager
+def readable_checkpoint(path: str) -> Iterator[None]:
+    """Turn what reading a file raises into a CheckpointError that names the file and the remedy."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
+            f"could run code ({reason}); use a checkpoint that fairseq-train wrote with this plugin"
+        ) from None
+    except CheckpointError:
+        raise
+    except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
+        if getattr(error, "filename", None):  # cannot be opened, and says which
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
+            f"({reason}); use an earlier one from the same folder"
+        ) from None
+
+
 def name_unreadable_checkpoints() -> None:
     """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:318 names neither)."""
     load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)
     def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
+        with readable_checkpoint(path):
             return load(path, *args, **kwargs)
-        except pickle.UnpicklingError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(
-                f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
-                f"could run code ({reason}); use a checkpoint that fairseq-train wrote with this plugin"
-            ) from None
-        except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
-            if getattr(error, "filename", None):  # cannot be opened, and says which
-                raise
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(
-                f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
-                f"({reason}); use an earlier one from the same folder"
-            ) from None
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 
 
-def read_directories(read: Callable[[str, Any], dict[str, Any]]) -> None:
-    """Let fairseq decode exported directories where it takes checkpoints.
+def read_directories(
+    read: Callable[[str, Any], dict[str, Any]], assemble: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Let fairseq read exported directories and sharded checkpoints where it takes checkpoints.
 
     Args:
         read: a directory's path and fairseq's overrides of settings to the state of a checkpoint.
+        assemble: a file's path and what it holds to the whole state.
     """
     load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)
     def load_checkpoint_to_cpu(path: str, arg_overrides: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return read(path, arg_overrides) if os.path.isdir(path) else load(path, arg_overrides, *args, **kwargs)
+        if os.path.isdir(path):
+            return read(path, arg_overrides)
+        return assemble(path, load(path, arg_overrides, *args, **kwargs))
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def refuse_directory(filename: str) -> None:
+    """Raise a CheckpointError if training would start from a directory (trainer.py:482 takes it for a missing file)."""
+    if os.path.isdir(filename):
+        raise CheckpointError(
+            f"{filename}: a directory, and training starts from a checkpoint file; of an exported model give "
+            f"--llm {os.path.join(filename, 'llm')} instead"
+        )
 
 
 def name_misfitting_checkpoints() -> None:
@@ -111,11 +135,7 @@ def name_misfitting_checkpoints() -> None:
 
     @functools.wraps(load_checkpoint)
     def trainer_load_checkpoint(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
-        if os.path.isdir(filename):  # trainer.py:482 would take it for a missing file and train from scratch
-            raise CheckpointError(
-                f"{filename}: a directory, and training starts from a checkpoint file; of an exported model give "
-                f"--llm {os.path.join(filename, 'llm')} instead"
-            )
+        refuse_directory(filename)
         try:
             return load_checkpoint(self, filename, *args, **kwargs)
         except Exception as error:
@@ -223,6 +243,22 @@ def keep_master_weights() -> None:
     mixin.state_dict, mixin.load_state_dict = state_dict_with_masters, load_state_dict_with_masters
 
 
+def count_real_batches() -> None:
+    """Let a process that has fewer batches in an update than others count those that it has.
+
+    A process without a batch computes on an old one and multiplies the loss by 0, but trainer.py:897 then asks of the
+    last batch alone whether the process's targets count, so that an update of a real and a missing batch was divided by
+    the wrong number. Missing ones come first now, and the task counts nothing of them.
+    """
+    train_step = Trainer.train_step
+
+    @functools.wraps(train_step)
+    def ordered_train_step(self: Trainer, samples: list[Any], *args: Any, **kwargs: Any) -> Any:
+        return train_step(self, sorted(samples, key=bool), *args, **kwargs)
+
+    Trainer.train_step = ordered_train_step
+
+
 @functools.cache
 def apply() -> None:
     """Apply every repair, once in a process."""
@@ -232,3 +268,4 @@ def apply() -> None:
     explain_failed_saves()
     copy_checkpoints_atomically()
     keep_master_weights()
+    count_real_batches()

@@ -9,12 +9,13 @@ from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, an
 import numpy as np
 import torch
 from fairseq.data import ConcatDataset, FairseqDataset, ResamplingDataset
-from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.speech_to_text import SpeechToTextTask
 from omegaconf import II, MISSING
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoTokenizer
 
 from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_samples
@@ -26,6 +27,7 @@ from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
 from lst_fairseq.data.sampling import sampled, sampled_sizes
+from lst_fairseq.models.config import ACCUMULATIONS
 from lst_fairseq.models.frontends import FRONTENDS, encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
@@ -86,6 +88,25 @@ class LstTaskConfig(FairseqDataclass):
         metadata={
             "help": "folder to keep the frozen frontend's features in (fp16): each segment is encoded once, and not in "
             "every epoch; 0.37 GB an hour of speech at 1,024 dimensions"
+        },
+    )
+    # --- with --ddp-backend fully_sharded
+    shard_frozen: bool = field(
+        default=False, metadata={"help": "fully_sharded: divide frozen parameters among the processes too"}
+    )
+    shard_group: int = field(
+        default=0,
+        metadata={
+            "help": "fully_sharded: processes among which a copy of the model is divided, as the GPUs of a node; groups "
+            "hold the same (default: 0, all processes)"
+        },
+    )
+    accumulate_gradients: ChoiceEnum(ACCUMULATIONS) = field(  # type: ignore[valid-type]
+        default="auto",
+        metadata={
+            "help": "fully_sharded with --update-freq: whole = each process adds up all gradients and sends them once "
+            "an update; sharded = they are divided after each batch, which needs less memory; auto = whole if few "
+            "parameters are trained"
         },
     )
     seed: int = II("common.seed")
@@ -308,6 +329,21 @@ class LstTask(SpeechToTextTask):
             torch.distributed.barrier()
         dataset.use_features(frontend.output_dim, cache)
 
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[torch.Tensor, Any, dict[str, Any]]:
+        """fairseq's, in which a batch that only stands in for a missing one counts for nothing."""
+        loss, sample_size, logged = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        if ignore_grad:
+            sample_size, logged = sample_size * 0, {name: value * 0 for name, value in logged.items()}
+        return loss, sample_size, logged
+
     def build_generator(
         self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
     ) -> Any:
@@ -325,7 +361,9 @@ class LstTask(SpeechToTextTask):
     def begin_epoch(self, epoch: int, model: BaseFairseqModel) -> None:
         """Make sure that all processes train the same model: legacy_ddp broadcasts no initial parameters."""
         super().begin_epoch(epoch, model)
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or isinstance(
+            model, FSDPModule
+        ):
             return
         trained = [p.detach().double().sum() for p in model.parameters() if p.requires_grad]
         mine = torch.stack(trained).sum()

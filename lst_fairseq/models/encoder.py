@@ -11,6 +11,10 @@ from lst_fairseq.models.adapters import SpeechAdapter
 from lst_fairseq.models.frontends import SpeechFrontend
 
 
+#: A second of silence.
+STAND_IN_SAMPLES = 16_000
+
+
 class SpeechMarkers(nn.Module):
     """Learned start and end embeddings around the speech, initialised with the mean of the LLM's embedding table."""
 
@@ -55,6 +59,8 @@ class SpeechEncoder(FairseqEncoder):
         self.adapter = adapter
         self.markers = SpeechMarkers(embeddings)
         self.freeze_frontend = freeze_frontend
+        #: Whether processes run the frontend together, so that one whose batch is text only has to run it too.
+        self.joint_frontend = False
 
     def train(self, mode: bool = True) -> "SpeechEncoder":
         """A frozen frontend stays in eval mode: dropout in it would be noise on the adapter's input."""
@@ -108,6 +114,10 @@ class SpeechEncoder(FairseqEncoder):
         n_rows = src_lengths.size(0)
         if len(spoken) == n_rows:
             return self._encode(src_tokens, src_lengths)
+        if not len(spoken) and self.joint_frontend and src_tokens.dim() == 2:
+            stand_in = src_tokens.new_zeros(1, STAND_IN_SAMPLES)
+            speech, _ = self._encode(stand_in, src_lengths.new_full((1,), STAND_IN_SAMPLES))
+            return speech[:, :0].expand(n_rows, 0, speech.size(2)), src_lengths
         if not len(spoken):
             # Made of a trained parameter, so that the loss has a gradient (of zero) where only the adapter is trained.
             start = self.markers.start

@@ -30,6 +30,7 @@ from lst_fairseq.models.checkpoint import (
 )
 from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
 from lst_fairseq.models.decoder import LlmDecoder
+from lst_fairseq.models.deferred import deferred_embedding_outputs, empty_llm, stand_ins
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend
 from lst_fairseq.models.llm import attention_for, embedding_outputs
@@ -77,7 +78,7 @@ class LstModel(FairseqEncoderDecoderModel):
         trained = train_modules(cfg.train_modules)
         dictionary: LlmDictionary = task.target_dictionary
         llm = _load_llm(cfg, task.cfg.llm, trained)
-        embeddings = embedding_outputs(llm)
+        embeddings = deferred_embedding_outputs(llm) if hasattr(llm, "weight_files") else embedding_outputs(llm)
         frontend = build_frontend(task.cfg.speech_encoder, frontend_options(cfg), task.frontend_settings)
         adapter = build_adapter(cfg, frontend, embeddings)
         encoder = SpeechEncoder(frontend, adapter, embeddings, "frontend" not in trained, task.prompts)
@@ -147,6 +148,16 @@ class LstModel(FairseqEncoderDecoderModel):
         Raises:
             CheckpointError: not this model's checkpoint, other frozen parts, or keys that do not fit, listed.
         """
+        return nn.Module.load_state_dict(self, self.matched_state(state_dict), strict=True)
+
+    def matched_state(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's state under this model's own names, and the model's own tensors where it holds none.
+
+        From now on the model's checkpoints hold what this one does.
+
+        Raises:
+            CheckpointError: as :meth:`load_state_dict`.
+        """
         loaded = record_of(state_dict)
         check_sources(self.record, loaded)
         for name, mine in self.record.prompt.items():
@@ -158,7 +169,7 @@ class LstModel(FairseqEncoderDecoderModel):
         # What the checkpoint holds is no longer what a directory holds, so this model's checkpoints hold it too.
         held = set(self.record.held) | set(loaded.held)
         self.record.held = [module for module in MODULES if module in held]
-        return nn.Module.load_state_dict(self, complete, strict=True)
+        return complete
 
 
 def frontend_options(cfg: LstModelConfig) -> FrontendOptions:
@@ -197,11 +208,15 @@ def _load_llm(cfg: LstModelConfig, path: str, trained: list[str]) -> PreTrainedM
     directory = model_directory(path, "--llm")
     config = model_config(directory, "--llm")
     attention = attention_for(config, cfg.attn_implementation)
-    llm = load_pretrained(AutoModelForCausalLM, directory, config, dtype=cfg.llm_dtype, attn_implementation=attention)
+    llm = empty_llm(directory, config, cfg.llm_dtype, attention)
+    if llm is None:
+        settings = {"dtype": cfg.llm_dtype, "attn_implementation": attention}
+        llm = load_pretrained(AutoModelForCausalLM, directory, config, **settings)
     if cfg.llm_gradient_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if "lora" in trained:
-        add_lora(llm, cfg.lora_r, cfg.lora_alpha, cfg.lora_dropout, cfg.lora_targets)
+        with stand_ins(llm):
+            add_lora(llm, cfg.lora_r, cfg.lora_alpha, cfg.lora_dropout, cfg.lora_targets)
     return llm
 
 
