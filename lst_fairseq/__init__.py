@@ -32,9 +32,11 @@ from lst_fairseq import patches  # noqa: E402
 
 patches.apply()
 
-from lst_fairseq import export, sharding, task  # noqa: E402, F401
+from lst_fairseq import export, task  # noqa: E402, F401
 from lst_fairseq.criterions import lst_cross_entropy  # noqa: E402, F401
 from lst_fairseq.models import lst  # noqa: E402, F401
+from lst_fairseq.sharding import states  # noqa: E402
+from lst_fairseq.sharding.install import install  # noqa: E402
 
-patches.read_directories(export.read_export, sharding.states.assemble)
-sharding.install()
+patches.read_directories(export.read_export, states.assemble)
+install()

@@ -9,7 +9,6 @@ from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, an
 import numpy as np
 import torch
 from fairseq.data import ConcatDataset, FairseqDataset, ResamplingDataset
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
@@ -27,12 +26,12 @@ from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
 from lst_fairseq.data.sampling import sampled, sampled_sizes
-from lst_fairseq.models.config import ACCUMULATIONS
 from lst_fairseq.models.frontends import FRONTENDS, encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
 from lst_fairseq.search import use_fast_search
+from lst_fairseq.sharding.config import ShardingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ REMEMBERED = ("speech_encoder", "llm")
 
 
 @dataclass
-class LstTaskConfig(FairseqDataclass):
+class LstTaskConfig(ShardingConfig):
     """Settings of ``lst_st``."""
 
     data: str = field(default=MISSING, metadata={"help": "folder of the manifests, SPLIT.tsv"})
@@ -88,25 +87,6 @@ class LstTaskConfig(FairseqDataclass):
         metadata={
             "help": "folder to keep the frozen frontend's features in (fp16): each segment is encoded once, and not in "
             "every epoch; 0.37 GB an hour of speech at 1,024 dimensions"
-        },
-    )
-    # --- with --ddp-backend fully_sharded
-    shard_frozen: bool = field(
-        default=False, metadata={"help": "fully_sharded: divide frozen parameters among the processes too"}
-    )
-    shard_group: int = field(
-        default=0,
-        metadata={
-            "help": "fully_sharded: processes among which a copy of the model is divided, as the GPUs of a node; groups "
-            "hold the same (default: 0, all processes)"
-        },
-    )
-    accumulate_gradients: ChoiceEnum(ACCUMULATIONS) = field(  # type: ignore[valid-type]
-        default="auto",
-        metadata={
-            "help": "fully_sharded with --update-freq: whole = each process adds up all gradients and sends them once "
-            "an update; sharded = they are divided after each batch, which needs less memory; auto = whole if few "
-            "parameters are trained"
         },
     )
     seed: int = II("common.seed")

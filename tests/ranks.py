@@ -1,4 +1,4 @@
-"""fairseq-train on several gloo processes, many runs in one group of processes, since starting them is what takes time."""
+"""fairseq-train on several gloo processes, many runs in one group of processes: starting them is what takes time."""
 
 import contextlib
 import json

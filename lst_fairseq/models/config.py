@@ -10,8 +10,6 @@ from lst_fairseq.models.adapters.base import NORMS
 from lst_fairseq.models.frontends.base import BATCHINGS, WINDOWS
 
 TRAINABLE = ("frontend", "adapter", "lora", "llm")
-#: ``--accumulate-gradients``.
-ACCUMULATIONS = ("auto", "whole", "sharded")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 #: What an architecture sets where the user sets nothing. The paper's are lst_7b and lst_13b: the sizes of frontend and

@@ -1,7 +1,8 @@
 """An LLM that is built without its weights, so that each process of a sharded run reads its own part of them only.
 
-``from_pretrained`` makes a whole copy in every process: for a 13B LLM on eight GPUs of one node, eight times 52 GB. Under
-:func:`deferred_weights` the parameters lie on torch's meta device, and :class:`WeightFiles` says where their values are.
+``from_pretrained`` makes a whole copy in every process: for a 13B LLM on eight GPUs of one node, eight times 52 GB.
+Under :func:`deferred_weights` the parameters lie on torch's meta device, and :class:`WeightFiles` says where their
+values are.
 """
 
 import copy

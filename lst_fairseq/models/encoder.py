@@ -10,7 +10,6 @@ from lst_fairseq.data.prompt import Prompts, collate_prompts
 from lst_fairseq.models.adapters import SpeechAdapter
 from lst_fairseq.models.frontends import SpeechFrontend
 
-
 #: A second of silence.
 STAND_IN_SAMPLES = 16_000
 

@@ -7,9 +7,9 @@ A unit's parameters are whole in a process only while the unit computes:
     embedding, output layer   the LLM's, where they are not one tensor
     the rest                  adapter, speech markers, norms; a frontend's outside its layers; tied embeddings
 
-Trained parameters are sharded in fp32, whatever the precision: with ``--bf16`` and ``--fp16`` they are the master weights,
-units compute with copies in half precision, and gradients are summed over processes in fp32. Frozen parameters have the
-type that they compute in; each process keeps all of them unless they are to be sharded too.
+Trained parameters are sharded in fp32, whatever the precision: with ``--bf16`` and ``--fp16`` they are the master
+weights, units compute with copies in half precision, and gradients are summed over processes in fp32. Frozen parameters
+have the type that they compute in; each process keeps all of them unless they are to be sharded too.
 """
 
 import logging

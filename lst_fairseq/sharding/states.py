@@ -1,7 +1,7 @@
 """Checkpoints of divided models: whole files as one process writes them, and shards.
 
-A whole checkpoint is fairseq's file, gathered tensor by tensor. A sharded one is the same file with a placeholder for each
-divided tensor, and beside it a folder to which each process writes its own parts (``torch.distributed.checkpoint``):
+A whole checkpoint is fairseq's file, gathered tensor by tensor. A sharded one is the same file with a placeholder for
+each divided tensor, and beside it a folder to which each process writes its parts (``torch.distributed.checkpoint``):
 
     checkpoint_last.pt           settings, counters, and the folder's name
     checkpoint_shards_500.0/     the parts; read by any number of processes, each only what it needs
@@ -60,7 +60,7 @@ def changed(value: Any, wanted: Callable[[Any], bool], change: Callable[[str, An
 
 
 def split(state: Mapping[str, Any], wanted: Callable[[Any], bool]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A state with placeholders, and the tensors that they stand for by name, such as ``model/encoder.markers.start``."""
+    """A state with placeholders, and the tensors that they stand for by name: ``model/encoder.markers.start``."""
     tensors: dict[str, Tensor] = {}
 
     def take(name: str, tensor: Tensor) -> dict[str, list[int]]:

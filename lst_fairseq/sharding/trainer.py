@@ -4,11 +4,14 @@ Line numbers are those of fairseq-fixed 0.12.3.1.
 """
 
 import copy
+import hashlib
 import logging
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq import optim, utils
 from fairseq.distributed import DistributedTimeoutWrapper, ModuleProxyWrapper
@@ -21,12 +24,16 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from lst_fairseq.models.lst import LstModel
 from lst_fairseq.patches import CheckpointError, refuse_directory
 from lst_fairseq.sharding import states
 from lst_fairseq.sharding.agreement import check_same
 from lst_fairseq.sharding.engine import ShardedModel, ShardingSettings, build_mesh, like, shard
+from lst_fairseq.sharding.watch import Watch, host_of
 
 logger = logging.getLogger(__name__)
+
+_watch: Watch | None = None
 
 
 class ShardedTrainer(Trainer):
@@ -49,6 +56,8 @@ class ShardedTrainer(Trainer):
         self.cfg = cfg
         self._sharded: ShardedModel | None = None
         self._in_step = False
+        self._compared: set[str] = set()
+        self._watch = start_watch(cfg, task.cfg.lost_process_timeout)
         self._gathered: dict[str, Any] | None = None
         self._gathered_optim_state: dict[str, Any] | None = None
 
@@ -67,6 +76,11 @@ class ShardedTrainer(Trainer):
         if self._sharded is None:
             settings = sharding_settings(self.cfg, self.task.cfg)
             mesh = build_mesh(settings, self.data_parallel_world_size, self.device)
+            check_same(
+                start_of(self._model),
+                "the model to start from",
+                "every node needs the same --llm, --speech-encoder and versions of the libraries",
+            )
             self._sharded = shard(self._model, settings, mesh, self.device)
         return self._sharded
 
@@ -104,11 +118,23 @@ class ShardedTrainer(Trainer):
     def clip_grad_norm(self, clip_norm: float) -> Tensor:
         return self.optimizer.clip_grad_norm(clip_norm, aggregate_norm_fn=self.sharded.whole_norm)
 
+    def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        iterator = super().get_train_iterator(*args, **kwargs)
+        check_data(iterator.dataset, self.cfg.dataset.train_subset)
+        return iterator
+
+    def get_valid_iterator(self, subset: str, *args: Any, **kwargs: Any) -> Any:
+        iterator = super().get_valid_iterator(subset, *args, **kwargs)
+        if subset not in self._compared:
+            check_data(iterator.dataset, subset)
+            self._compared.add(subset)
+        return iterator
+
     # --- checkpoints
 
     @property
     def always_call_state_dict_during_save_checkpoint(self) -> bool:
-        """Never: :meth:`consolidate_optimizer`, which fairseq calls in all processes before, has gathered everything."""
+        """Never: :meth:`consolidate_optimizer`, which fairseq calls in all processes before, has gathered all."""
         return False
 
     def consolidate_optimizer(self) -> None:
@@ -244,12 +270,17 @@ class ShardedTrainer(Trainer):
     def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
         """One update. A process that runs out of memory stops the run: the others wait for its part of each unit."""
         self._in_step = True
-        result = super().train_step(samples, raise_oom=True)
+        with self._explained():
+            result = super().train_step(samples, raise_oom=True)
         self._in_step = False
         return result
 
     def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
-        return super().valid_step(sample, raise_oom=True)
+        with self._explained():
+            return super().valid_step(sample, raise_oom=True)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return self._watch.explained() if self._watch is not None else nullcontext()
 
 
 def check_settings(cfg: Any, criterion: Any, quantizer: Any) -> None:
@@ -287,6 +318,36 @@ def sharding_settings(cfg: Any, task_cfg: Any) -> ShardingSettings:
         accumulation=str(task_cfg.accumulate_gradients),
         keep_frontend=bool(task_cfg.cache_features),
     )
+
+
+def start_of(model: LstModel) -> str:
+    """A hash of what a model is before it is divided: the files of its parts, and trained parameters in memory."""
+    digest = hashlib.sha256(str(sorted((k, v["fingerprint"]) for k, v in model.record.sources.items())).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        if parameter.requires_grad and not parameter.is_meta:
+            digest.update(f"{parameter.detach().double().sum().item():.12g}".encode())
+    return digest.hexdigest()[:12]
+
+
+def check_data(dataset: Any, subset: str) -> None:
+    """Raise a RuntimeError unless all processes have read the same segments."""
+    sizes = np.asarray(dataset.sizes)
+    check_same(
+        f"{len(sizes):,} segments ({hashlib.sha256(sizes.tobytes()).hexdigest()[:12]})",
+        f"the data of {subset}",
+        "every node needs the same manifests and audio",
+    )
+
+
+def start_watch(cfg: Any, timeout: float) -> Watch | None:
+    """The watch over the other processes, of which a process has one."""
+    global _watch
+    if _watch is not None:
+        _watch.stop()
+    several = torch.distributed.get_world_size() > 1 and timeout > 0
+    _watch = Watch(timeout, host_of(cfg.distributed_training)) if several else None
+    return _watch
 
 
 def _ensure_process_group(cfg: Any) -> None:
