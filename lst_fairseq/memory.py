@@ -5,7 +5,7 @@ every storage that autograd saves for the backward pass is counted once, paramet
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lst_fairseq.criterions.token_loss import CHUNK
 from lst_fairseq.models.frontends import SpeechFrontend, Wav2Vec2BertFrontend, WhisperFrontend
 from lst_fairseq.models.lst import SAMPLE_RATE, LstModel
+from lst_fairseq.sharding.engine import WHOLE_GRADIENTS, llm_blocks, units
 
 ENGINES = ("legacy_ddp", "fully_sharded")
 HALVES = ("bf16", "fp16")
@@ -165,7 +165,7 @@ def activations(model: LstModel, batch: Batch) -> Activations:
     with saved.recorded():
         logits = _logits(model, inputs, batch)
     recomputed = 0
-    layers = [layer for layer in _llm_layers(model.decoder.llm) if layer.gradient_checkpointing]
+    layers = [layer for layer in llm_blocks(model.decoder.llm) if layer.gradient_checkpointing]
     if layers:
         everything = SavedTensors(model)
         with _without_checkpointing(layers), everything.recorded():
@@ -222,12 +222,8 @@ def _logits(model: LstModel, inputs: Tensor, batch: Batch) -> Tensor:
     return model.decoder.llm(inputs_embeds=inputs, attention_mask=mask, use_cache=False, **arguments).logits
 
 
-def _llm_layers(llm: nn.Module) -> list[GradientCheckpointingLayer]:
-    return [module for module in llm.modules() if isinstance(module, GradientCheckpointingLayer)]
-
-
 @contextmanager
-def _without_checkpointing(layers: Iterable[GradientCheckpointingLayer]) -> Iterator[None]:
+def _without_checkpointing(layers: Iterable[nn.Module]) -> Iterator[None]:
     for layer in layers:
         layer.gradient_checkpointing = False
     yield
@@ -271,27 +267,55 @@ def state_bytes(model: LstModel, engine: str, precision: str, gpus: int, shard_f
     trained = [p for p in parameters if p.requires_grad]
     n_trained = sum(p.numel() for p in trained)
     fp32 = torch.float32.itemsize
+    if engine == "fully_sharded":
+        return sharded_bytes(model, gpus, Sharding(shard_frozen))
     masters = n_trained * fp32 if precision in HALVES else 0
     optimizer = ADAM_STATES * n_trained * fp32 + masters
-    if engine == "legacy_ddp":
-        buffer = min(DDP_BUFFER, sum(p.numel() for p in parameters)) * parameters[0].itemsize if gpus > 1 else 0
-        return _bytes(parameters), _bytes(trained) + masters + buffer, optimizer
-    layers = [*model.encoder.frontend.layers(), *_llm_layers(model.decoder.llm)]
-    sharded = parameters if shard_frozen else trained
-    replicated = _bytes(parameters) - _bytes(sharded)
-    weights = replicated + -(-_bytes(sharded) // gpus) + _in_use(sharded, layers)
-    return weights, -(-(_bytes(trained) + masters) // gpus) + _in_use(trained, layers), -(-optimizer // gpus)
+    buffer = min(DDP_BUFFER, sum(p.numel() for p in parameters)) * parameters[0].itemsize if gpus > 1 else 0
+    return _bytes(parameters), _bytes(trained) + masters + buffer, optimizer
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Flags of fully_sharded that decide about memory: --shard-frozen, --no-reshard-after-forward, --cpu-offload."""
+
+    frozen: bool = False
+    reshard: bool = True
+    offload: bool = False
+
+
+def sharded_bytes(model: LstModel, gpus: int, sharding: Sharding) -> tuple[int, int, int]:
+    """As :func:`state_bytes`, of sharding/engine.py."""
+    parameters = list(model.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    n_trained = sum(p.numel() for p in trained)
+    fp32 = torch.float32.itemsize
+    sharded = parameters if sharding.frozen else trained
+    frozen_parts = sum(p.nbytes for p in sharded if not p.requires_grad)
+    parts = 0 if sharding.offload else -(-(n_trained * fp32 + frozen_parts) // gpus)
+    kept, passing = _unit_bytes(model, sharded)
+    in_use = sum(kept) + (2 * max(passing, default=0) if sharding.reshard else sum(passing))
+    weights = _bytes(parameters) - _bytes(sharded) + parts + in_use
+    # A unit's gradients, and the fp32 copy of them that is sent.
+    own, others = _unit_bytes(model, trained)
+    sent = max([*own, *others], default=0)
+    in_flight = sent + sent * fp32 // min((p.itemsize for p in trained), default=fp32)
+    whole = n_trained * fp32 if n_trained <= WHOLE_GRADIENTS else 0
+    divided = 0 if sharding.offload else -(-n_trained * fp32 // gpus)
+    return weights, divided + in_flight + whole, 0 if sharding.offload else -(-ADAM_STATES * n_trained * fp32 // gpus)
 
 
 def _bytes(parameters: Iterable[Tensor]) -> int:
     return sum(p.nbytes for p in parameters)
 
 
-def _in_use(parameters: Iterable[Tensor], layers: Sequence[nn.Module]) -> int:
-    """Bytes of sharded parameters that are whole at a time: the largest layer's, and those of no layer."""
-    layer_of = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters()}
-    sizes: Counter[int | None] = Counter()
-    for p in parameters:
-        sizes[layer_of.get(id(p))] += p.nbytes
-    outside = sizes.pop(None, 0)
-    return outside + max(sizes.values(), default=0)
+def _unit_bytes(model: LstModel, sharded: Iterable[Tensor]) -> tuple[list[int], list[int]]:
+    """Bytes of the units' sharded parameters: of those that stay whole through a step, and of those that pass by."""
+    unit_of = {
+        id(p): (number, passes) for number, (module, passes) in enumerate(units(model)) for p in module.parameters()
+    }
+    sizes: Counter[tuple[int, bool]] = Counter()
+    for p in sharded:
+        sizes[unit_of.get(id(p), (-1, False))] += p.nbytes
+    kept = [size for (_, passes), size in sizes.items() if not passes]
+    return kept, [size for (_, passes), size in sizes.items() if passes]

@@ -33,6 +33,7 @@ from lst_fairseq.models.llm import attention_for
 from lst_fairseq.models.lora import add_lora
 from lst_fairseq.models.lst import LstModel, frontend_options
 from lst_fairseq.models.pretrained import model_config
+from lst_fairseq.proposals import cheapest
 
 #: Backbones of the paper's architectures: LLaMA-2 (Touvron et al., 2023) and wav2vec 2.0 large LV-60 with CTC.
 LLAMA_2 = {"vocab_size": 32_000, "max_position_embeddings": 4096, "tie_word_embeddings": False, "dtype": "float16"}
@@ -58,21 +59,27 @@ RESERVE = 0.1
 DESCRIPTION = """Sizes and memory of a training run, from configurations alone: no weights, no GPU.
 
 What a GPU needs, in bytes:
-  weights      all parameters, in the precision's type. fully_sharded: those that are sharded (the trained ones; with
-               --shard-frozen all) divided by the GPUs, and beside them their largest Transformer layer and all that is
-               in no layer (embeddings, output layer, adapter), which are whole while they are in use
+  weights      all parameters, in the precision's type. fully_sharded: trained parameters in fp32, divided by the GPUs
+               (with --shard-frozen frozen ones too, in their type); whole copies in the precision's type of what is in
+               no Transformer layer (embeddings, output layer, adapter) and of two layers, the one that computes and the
+               next; parameters that are not divided
   gradients    of trained parameters, in their type; in bf16 and fp16 also those of the fp32 master weights, which
-               fairseq keeps. legacy_ddp on several GPUs: a buffer of at most 2**28 elements besides. fully_sharded:
-               divided by the GPUs, and those of one layer and of what is in no layer whole
-  optimizer    Adam's two states in fp32 and, in bf16 and fp16, the fp32 master weights; fully_sharded divides them
+               fairseq keeps. legacy_ddp on several GPUs: a buffer of at most 2**28 elements besides. fully_sharded: in
+               fp32, divided by the GPUs; those of the largest unit whole, with an fp32 copy that is sent; and, where at
+               most 2**28 parameters are trained, the whole sums of --accumulate-gradients auto
+  optimizer    Adam's two states in fp32 and, in bf16 and fp16, the fp32 master weights; fully_sharded divides the
+               states, and its master weights are those under weights
   activations  the larger of what the frontend's largest module reads and writes, and of what autograd saves in
                frontend (if trained), adapter and LLM, plus the larger of the loss (three fp32 tensors of the target
                positions' logits) and one LLM layer computed again (with gradient checkpointing, where a layer saves its
                input only). What is saved is counted in a forward pass of the real model without content. Fused
                attention saves query, key, value, output, a log-sum a row, and the LLM's mask in its type; eager
                attention its weights too. Left out: a frontend's dropout and mask; ctc is counted uncompressed
-Not counted: CUDA's own context, fragmentation, communication buffers of fully_sharded, and temporary results of the
-backward pass and the optimizer. For these a tenth of --gpu-memory is kept free when it is said what fits.
+Not counted: CUDA's own context, fragmentation, and temporary results of the backward pass and the optimizer. For these
+a tenth of --gpu-memory is kept free when it is said what fits.
+The cheapest setting that fits is looked for in bf16, in the order of what it costs in time: legacy_ddp; fully_sharded
+with whole parameters until the backward pass, without, with frozen parameters divided; the same with gradient
+checkpointing; smaller batches; states in the host's memory.
 Checkpoints: fairseq stores fp32 (trained modules, each tied parameter once), Adam's states, and in bf16 and fp16 the
 fp32 master weights too. A stage that starts from another's checkpoint also stores what that one trained.
 """
@@ -147,6 +154,7 @@ def plan(args: Namespace) -> dict[str, Any]:
     optimized = trained.total() * fp32
     batch = Batch(args.batch_size, args.seconds, args.prompt_tokens, args.target_tokens)
     usable = (1 - RESERVE) * args.gpu_memory * GIB
+    found = estimates(model, batch, args.gpus, args.shard_frozen)
     return {
         "arch": args.arch,
         "train_modules": train_modules(args.train_modules),
@@ -163,9 +171,9 @@ def plan(args: Namespace) -> dict[str, Any]:
         "checkpoint_bytes_mixed_precision": weights + (ADAM_STATES + 1) * optimized,
         "checkpoint_bytes_without_optimizer": weights,
         "estimates": [
-            {**asdict(estimate), "total": estimate.total, "fits": estimate.total <= usable}
-            for estimate in estimates(model, batch, args.gpus, args.shard_frozen)
+            {**asdict(estimate), "total": estimate.total, "fits": estimate.total <= usable} for estimate in found
         ],
+        "cheapest": cheapest(model, batch, args.gpus, usable),
     }
 
 
@@ -228,6 +236,11 @@ def table(result: dict[str, Any]) -> str:
         verdict = "fits" if entry["fits"] else "does not fit"
         lines.append(f"{entry['engine'] + ' ' + entry['precision']:<24}{columns}  {verdict}")
     lines.append(f"fits: in {result['gpu_memory_gib']:g} GiB with a tenth kept free (--gpu-memory)")
+    best = result["cheapest"]
+    if best:
+        lines.append(f"cheapest that fits, {best['total'] / GIB:.2f} GiB: {best['flags']}")
+    else:
+        lines.append("nothing fits, whatever the setting: take more GPUs, larger ones, or a smaller LLM")
     return "\n".join(lines)
 
 

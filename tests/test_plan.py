@@ -253,19 +253,40 @@ def test_sharding(shard_frozen, backbones):
     result = planned(*arguments(backbones, *flags, train_modules="adapter,llm", seconds=1, gpus=4))
     parameters, trained = result["parameters"], result["trained_parameters"]
     outside = parameters["adapter"] + parameters["llm"] - 2 * LLAMA_LAYER
-    whole, divided, everywhere = outside + LLAMA_LAYER, trained, parameters["frontend"]
+    whole, divided, everywhere = outside + 2 * LLAMA_LAYER, 0, parameters["frontend"]
     if shard_frozen:
         args = parsed(*arguments(backbones, train_modules="adapter,llm"))
         frontend = empty_model(args).encoder.frontend
         layers = [sum(p.numel() for p in layer.parameters()) for layer in frontend.layers()]
-        whole = outside + parameters["frontend"] - sum(layers) + max(LLAMA_LAYER, *layers)
-        divided, everywhere = result["total_parameters"], 0
-    for precision, weight, gradient, optimizer in (("fp32", 4, 4, 8), ("bf16", 2, 6, 12)):
+        whole = outside + parameters["frontend"] - sum(layers) + 2 * max(LLAMA_LAYER, *layers)
+        divided, everywhere = parameters["frontend"], 0
+    largest = max(outside, LLAMA_LAYER)  # one unit's gradients, and the fp32 copy that is sent; then the whole sums
+    for precision, weight in (("fp32", 4), ("bf16", 2)):
         found = estimate(result, "fully_sharded", precision)
-        assert found["weights"] == weight * (everywhere + whole) + -(-weight * divided // 4)
-        assert found["gradients"] == weight * (outside + LLAMA_LAYER) + -(-gradient * trained // 4)
-        assert found["optimizer"] == -(-optimizer * trained // 4)
+        assert found["weights"] == weight * (everywhere + whole) + -(-(4 * trained + weight * divided) // 4)
+        assert found["gradients"] == trained + (weight + 4) * largest + 4 * trained
+        assert found["optimizer"] == 2 * trained
         assert found["activations"] == estimate(result, "legacy_ddp", precision)["activations"]
+
+
+def test_the_cheapest_setting_that_fits(backbones, capsys):
+    """Smaller GPUs ask for more: each proposal fits, and the one before it did not."""
+    flags = arguments(backbones, train_modules="adapter,llm", seconds=1, gpus=4, batch_size=2)
+    args = parsed(*flags)
+    model = empty_model(args).to(torch.bfloat16)
+    batch = Batch(2, 1.0, args.prompt_tokens, args.target_tokens)
+    seen, usable = [], 2.0**40
+    while found := proposals.cheapest(model, batch, 4, usable):
+        assert found["total"] <= usable
+        seen.append(found["flags"])
+        usable = found["total"] - 1
+    assert seen[0] == "--bf16 --ddp-backend legacy_ddp --batch-size 2 --update-freq 1"
+    assert "--cpu-offload" in seen[-1] and len(seen) == len(set(seen)) > 2
+    order = [s.flags(-(-2 // s.rows)) for s in proposals.settings(2, 4, checkpointing=False)]
+    assert [order.index(flags) for flags in seen] == sorted(order.index(flags) for flags in seen)
+    for memory_gib, said in ((80, "cheapest that fits, 0."), (1e-6, "nothing fits, whatever the setting")):
+        assert plan.main([*flags, "--gpu-memory", str(memory_gib)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(said)
 
 
 def test_a_frozen_llm_in_half_precision(backbones):

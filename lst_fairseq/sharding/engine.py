@@ -93,17 +93,17 @@ def shard(model: LstModel, settings: ShardingSettings, mesh: DeviceMesh, device:
     )
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if settings.offload else OffloadPolicy()
     common = {"mesh": mesh, "mp_policy": policy, "offload_policy": offload, "ignored_params": replicated}
-    units = 0
-    for module, reshard in _units(model):
+    n_units = 1
+    for module, reshard in units(model):
         if any(parameter not in replicated for parameter in module.parameters()):
             fully_shard(module, reshard_after_forward=reshard and settings.reshard, **common)
-            units += 1
+            n_units += 1
     fully_shard(model, **common)
     model.set_reduce_scatter_unused_params(True)
     _fill(model, torch.device("cpu") if settings.offload else device)
     logger.info(
         f"{'all' if settings.shard_frozen else 'trained'} parameters divided among {mesh['shard'].size()} of "
-        f"{mesh.size()} processes, in {units + 1} units"
+        f"{mesh.size()} processes, in {n_units} units"
     )
     return ShardedModel(model, settings, mesh)
 
@@ -181,7 +181,7 @@ def frontend_units(frontend: SpeechFrontend) -> list[nn.Module]:
     return [] if frontend.by_length else list(frontend.layers())
 
 
-def _units(model: LstModel) -> Iterator[tuple[nn.Module, bool]]:
+def units(model: LstModel) -> Iterator[tuple[nn.Module, bool]]:
     """Modules to be divided apart from the rest, and whether they may be given up after the forward pass."""
     llm = model.decoder.llm
     for layer in (*frontend_units(model.encoder.frontend), *llm_blocks(llm)):

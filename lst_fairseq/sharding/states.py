@@ -304,5 +304,6 @@ def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     partial = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
+    shutil.rmtree(folder, ignore_errors=True)
     os.rename(partial, folder)
     return {**skeleton, SHARDS_KEY: folder.name}
