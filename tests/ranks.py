@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from fairseq.trainer import Trainer
 from fairseq_cli import train
 
-from tests.running import Run, forget_runs, train_configuration
+from tests.running import forget_runs, train_configuration
 
 #: As tests/test_distributed.py: ranks are forked from a server that has imported everything once.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -66,8 +67,37 @@ def train_once(rank: int, world_size: int, data: Any, backbones: Any, folder: Pa
     return {"steps": steps, "error": ""}
 
 
+@dataclass(frozen=True)
+class Harm:
+    """A signal that a rank sends itself at the start of an update."""
+
+    rank: int
+    update: int
+    signal: int
+
+
+@contextlib.contextmanager
+def harmed(harm: Harm | None, rank: int) -> Iterator[None]:
+    train_step = Trainer.train_step
+
+    def harmed_step(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        if harm is not None and harm.rank == rank and self.get_num_updates() == harm.update:
+            os.kill(os.getpid(), harm.signal)
+        return train_step(self, *args, **kwargs)
+
+    with mock.patch.object(Trainer, "train_step", harmed_step):
+        yield
+
+
 def rank_main(
-    rank: int, world_size: int, port: int, folder: Path, data: Any, backbones: Any, runs: Mapping[str, Any]
+    rank: int,
+    world_size: int,
+    port: int,
+    folder: Path,
+    data: Any,
+    backbones: Any,
+    runs: Mapping[str, Any],
+    harm: Harm | None,
 ) -> None:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
@@ -86,24 +116,38 @@ def rank_main(
             )
         for name, settings in runs.items():
             print("=== run", name, flush=True)
-            result = train_once(rank, world_size, data, backbones, folder / name, settings)
+            with harmed(harm, rank):
+                result = train_once(rank, world_size, data, backbones, folder / name, settings)
             (folder / f"{name}.{rank}.json").write_text(json.dumps(result), encoding="utf-8")
             if result["error"]:
                 break
     os._exit(0)
 
 
-def run_ranks(
-    world_size: int, folder: Path, data: Any, backbones: Any, runs: Mapping[str, Mapping[str, Any]]
-) -> dict[str, list[list[float]]]:
-    """Steps of each run on that many processes; a run is a name and its settings."""
+def start_ranks(
+    world_size: int,
+    folder: Path,
+    data: Any,
+    backbones: Any,
+    runs: Mapping[str, Mapping[str, Any]],
+    harm: Harm | None = None,
+) -> list[Any]:
+    """The processes, started."""
     port = free_port()
     processes = [
-        CONTEXT.Process(target=rank_main, args=(rank, world_size, port, folder, data, backbones, dict(runs)))
+        CONTEXT.Process(target=rank_main, args=(rank, world_size, port, folder, data, backbones, dict(runs), harm))
         for rank in range(world_size)
     ]
     for process in processes:
         process.start()
+    return processes
+
+
+def run_ranks(
+    world_size: int, folder: Path, data: Any, backbones: Any, runs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[list[float]]]:
+    """Steps of each run on that many processes; a run is a name and its settings."""
+    processes = start_ranks(world_size, folder, data, backbones, runs)
     for process in processes:
         process.join(HANGS_AFTER)
     hung = [process for process in processes if process.is_alive()]
@@ -121,7 +165,3 @@ def run_ranks(
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def checkpoints(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    return {name: Run(folder / name).checkpoint() for name in names}

@@ -11,7 +11,7 @@ import torch
 from fairseq import tasks
 from transformers import AutoConfig, Wav2Vec2Config, Wav2Vec2Model
 
-from lst_fairseq import memory, plan
+from lst_fairseq import memory, plan, proposals
 from lst_fairseq.memory import Activations, Batch
 from lst_fairseq.models.checkpoint import module_of
 from lst_fairseq.models.config import apply_architecture

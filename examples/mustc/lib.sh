@@ -222,11 +222,13 @@ host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how o
 # Run fairseq-train into DIRECTORY: everything it prints goes to DIRECTORY/train.log, a line of progress now and then to the
 # terminal, and its wall seconds are added to DIRECTORY/seconds, also when it is interrupted.
 run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
-    local name=$1 updates=$3 started=$SECONDS failed=0
+    local name=$1 updates=$3 started=$SECONDS failed=0 launcher=()
+    read_words launcher "$LAUNCHER"
     TRAINING_DIR=$2 TRAINING_STARTED=$SECONDS
     shift 3
+    if [[ $FOLLOWER == 1 ]]; then exec "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format none; fi
     trap add_training_seconds EXIT
-    fairseq-train "$@" --save-dir "$TRAINING_DIR" --log-format simple --log-interval "$LOG_INTERVAL" 2>&1 |
+    "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format simple --log-interval "$LOG_INTERVAL" 2>&1 |
         tee -a "$TRAINING_DIR/train.log" |
         show_progress "$name" "$updates" || failed=$?
     add_training_seconds
