@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""Fully sharded training against plain data parallelism on the same processes: time, bytes sent, memory, loading.
+
+    python benchmarks/sharding.py                                  # 2 gloo processes, a small Llama
+    python benchmarks/sharding.py --processes 4 --width 256 --layers 4 --json out.json
+    python benchmarks/sharding.py --train-modules adapter,lora --shard-frozen
+
+Each process builds LST with a Llama of random weights, once under fairseq's legacy_ddp and once fully sharded, and both
+train in turns on the same made-up batches: one warm-up step and then --steps of each; the ratio is that of the medians.
+Bytes are counted at torch.distributed's calls, as a ring sends them: (N - 1) / N of a tensor that is gathered or
+scattered, twice that of one that is summed everywhere. FSDP's theory is three times the parameters a step: gathered for
+the forward and for the backward pass, and scattered gradients.
+Memory is what a process grows by at most, on Linux: while it loads, and over all steps; beside it what the plan says of
+parameters, gradients and states.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from fairseq.distributed import LegacyDistributedDataParallel
+from fairseq.optim.adam import Adam
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Wav2Vec2Config, Wav2Vec2ForCTC
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
+
+from lst_fairseq.memory import Sharding, sharded_bytes, state_bytes
+from lst_fairseq.models.config import LstModelConfig
+from lst_fairseq.models.deferred import deferred_weights
+from lst_fairseq.models.lst import LstModel
+from lst_fairseq.sharding.engine import ShardingSettings, build_mesh, shard
+from lst_fairseq.task import LstTask, LstTaskConfig
+
+MB = 1e6
+CPU = torch.device("cpu")
+VOCABULARY = 1000
+
+
+def save_backbones(args: argparse.Namespace, folder: Path) -> None:
+    """A Llama of the wanted size, and a small wav2vec 2.0."""
+    tokenizer = LlamaTokenizer().train_new_from_iterator(["Der Zug fährt um sieben."], vocab_size=60)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=args.width,
+        intermediate_size=args.intermediate or 3 * args.width,
+        num_hidden_layers=args.layers,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "llm")
+    tokenizer.save_pretrained(folder / "llm")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    convolutions = {"conv_dim": (16, 16), "conv_kernel": (10, 8), "conv_stride": (10, 32)}
+    positions = {"num_conv_pos_embeddings": 9, "num_conv_pos_embedding_groups": 4}
+    layer_norm = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+    frontend = Wav2Vec2Config(vocab_size=12, **sizes, **convolutions, **positions, **layer_norm)
+    Wav2Vec2ForCTC(frontend).save_pretrained(folder / "frontend")
+
+
+def build(args: argparse.Namespace, folder: Path) -> LstModel:
+    """The model as fairseq-train builds it, without data."""
+    torch.manual_seed(1)
+    cfg = LstTaskConfig(data=str(folder), llm=str(folder / "llm"), speech_encoder=str(folder / "frontend"))
+    checkpointing = args.gradient_checkpointing
+    model = LstModelConfig(
+        train_modules=args.train_modules, adapter_channels=64, llm_gradient_checkpointing=checkpointing
+    )
+    return LstTask.setup_task(cfg).build_model(model).train()
+
+
+def memory(line: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at most."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(1024 * int(text.split()[1]) for text in status if text.startswith(line))
+
+
+@contextmanager
+def growth(found: dict[str, int], name: str) -> Iterator[None]:
+    """By how many bytes the process grows inside, at most."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as reset:
+        reset.write("5")
+    before = memory("VmRSS")
+    yield
+    found[name] = memory("VmHWM") - before
+
+
+@contextmanager
+def counted_bytes(sent: list[float]) -> Iterator[None]:
+    """Add what this process sends to ``sent[0]``."""
+    size = dist.get_world_size()
+
+    def count(call: Callable[..., Any], tensor: Callable[..., Tensor], share: float) -> Callable[..., Any]:
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            sent[0] += tensor(*args, **kwargs).nbytes * share
+            return call(*args, **kwargs)
+
+        return counting
+
+    def first(*args: Any, **kwargs: Any) -> Tensor:  # what an all-gather fills, and what an all-reduce sums
+        return args[0] if args else kwargs.get("output_tensor", kwargs.get("tensor"))
+
+    def second(*args: Any, **kwargs: Any) -> Tensor:  # what a reduce-scatter takes
+        return args[1] if len(args) > 1 else kwargs["input"]
+
+    part = (size - 1) / size
+    calls = {
+        "all_gather_into_tensor": (first, part),
+        "reduce_scatter_tensor": (second, part),
+        "all_reduce": (first, 2 * part),
+    }
+    with ExitStack() as stack:
+        for name, (tensor, share) in calls.items():
+            stack.enter_context(mock.patch.object(dist, name, count(getattr(dist, name), tensor, share)))
+        yield
+
+
+def batch_of(args: argparse.Namespace, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.randn(args.rows, 16_000, generator=generator)
+    ids = torch.randint(3, 50, (args.rows, args.tokens), generator=generator)
+    prompt = ids[:, :4]
+    lengths = torch.full((args.rows,), samples.size(1))
+    inputs = {"src_tokens": samples, "src_lengths": lengths, "prev_output_tokens": ids}
+    return {**inputs, "prompt_before": prompt, "prompt_after": prompt}, ids
+
+
+class Engine:
+    """A model that trains, and what to do around a step."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path, sharded: bool, found: dict[str, int]):
+        self.sharded = sharded
+        with growth(found, "loading"), ExitStack() as stack:
+            if sharded:
+                stack.enter_context(deferred_weights())
+            model = build(args, folder)
+            self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            if sharded:
+                settings = ShardingSettings(shard_frozen=args.shard_frozen, reshard=not args.no_reshard_after_forward)
+                self.model: Any = shard(model, settings, build_mesh(settings, dist.get_world_size(), CPU), CPU)
+                self.parameters = self.model.parts
+            else:
+                self.model = LegacyDistributedDataParallel(model, dist.group.WORLD)
+                self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = Adam(self.parameters, lr=1e-4)
+        self.losses: list[float] = []
+
+    def step(self, net_input: dict[str, Tensor], target: Tensor) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.sharded:
+            self.model.zero_grads()
+        logits, _ = self.model(**net_input)
+        loss = cross_entropy(logits.flatten(0, 1), target.flatten())
+        loss.backward()
+        self.model.all_reduce_grads()
+        self.optimizer.step()
+        self.losses.append(loss.item())
+
+
+def process(rank: int, args: argparse.Namespace, folder: Path, results: Any) -> None:
+    """One of the processes: both engines in turns, then each alone for its memory."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=args.processes)
+    found: dict[str, Any] = {"seconds": {}, "sent": {}, "memory": {}, "losses": {}}
+    memories: dict[str, dict[str, int]] = {"plain": {}, "sharded": {}}
+    engines: dict[str, Engine] = {}
+    for name in ("sharded", "plain"):
+        engines[name] = Engine(args, folder, name == "sharded", memories[name])
+        with growth(memories[name], "steps"):
+            for i in range(2):
+                engines[name].step(*batch_of(args, 100 * rank + i))
+        found["memory"][name] = memories[name]
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    for i in range(2, 2 + args.steps):
+        for name, engine in engines.items():
+            sent = [0.0]
+            dist.barrier()
+            started = time.perf_counter()
+            with counted_bytes(sent):
+                engine.step(*batch_of(args, 100 * rank + i))
+            dist.barrier()
+            seconds[name].append(time.perf_counter() - started)
+            found["sent"][name] = sent[0]
+    found["seconds"] = {name: statistics.median(values) for name, values in seconds.items()}
+    found["losses"] = {name: engine.losses for name, engine in engines.items()}
+    found["trained"] = engines["plain"].trained
+    results.put((rank, found))
+    dist.barrier()
+    os._exit(0)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2, help="gloo processes (default: 2)")
+    parser.add_argument("--width", type=int, default=384, help="of the Llama (default: 384)")
+    parser.add_argument("--intermediate", type=int, help="of its MLP (default: three times the width)")
+    parser.add_argument("--layers", type=int, default=6, help="of the Llama (default: 6)")
+    parser.add_argument("--rows", type=int, default=2, help="utterances of one second a process (default: 2)")
+    parser.add_argument("--tokens", type=int, default=16, help="target tokens of each (default: 16)")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each engine (default: 5)")
+    parser.add_argument("--train-modules", default="adapter,llm", help="as fairseq-train takes them (adapter,llm)")
+    parser.add_argument("--shard-frozen", action="store_true", help="divide frozen parameters too")
+    parser.add_argument("--no-reshard-after-forward", action="store_true", help="whole until the backward pass")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="of the LLM")
+    parser.add_argument("--json", type=Path, help="write all numbers there")
+    args = parser.parse_args(arguments)
+    context = torch.multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_backbones(args, folder)
+        results = context.Queue()
+        processes = [context.Process(target=process, args=(r, args, folder, results)) for r in range(args.processes)]
+        for each in processes:
+            each.start()
+        found = dict(results.get() for _ in processes)
+        for each in processes:
+            each.join()
+        planned = plan(args, folder)
+    report(args, found[0], planned)
+
+
+def plan(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:
+    """What a process holds, by lst_fairseq.memory: parameters, gradients, states."""
+    with deferred_weights():
+        model = build(args, folder)
+    sharding = Sharding(args.shard_frozen, reshard=not args.no_reshard_after_forward)
+    names = ("weights", "gradients", "optimizer")
+    plain = state_bytes(model, "legacy_ddp", "fp32", args.processes, False)
+    divided = sharded_bytes(model, args.processes, sharding)
+    return {"plain": dict(zip(names, plain, strict=True)), "sharded": dict(zip(names, divided, strict=True))}
+
+
+def report(args: argparse.Namespace, found: dict[str, Any], planned: dict[str, dict[str, int]]) -> None:
+    seconds, sent, grown = found["seconds"], found["sent"], found["memory"]
+    share = (args.processes - 1) / args.processes
+    theory = 3 * 4 * found["trained"] * share
+    difference = max(abs(a - b) for a, b in zip(found["losses"]["plain"], found["losses"]["sharded"], strict=True))
+    print(
+        f"{args.processes} processes, {found['trained'] / 1e6:.1f} M trained parameters; losses within {difference:.1e}"
+    )
+    for name in ("plain", "sharded"):
+        states, loading, steps = planned[name], grown[name]["loading"], grown[name]["steps"]
+        print(
+            f"{name:>8}: {seconds[name]:.3f} s a step, {sent[name] / MB:.1f} MB sent; +{loading / MB:.0f} MB to "
+            f"load and +{steps / MB:.0f} MB in steps; planned {states['weights'] / MB:.0f} weights, "
+            f"{states['gradients'] / MB:.0f} gradients, {states['optimizer'] / MB:.0f} states"
+        )
+    print(
+        f"throughput {seconds['plain'] / seconds['sharded']:.2f} times plain; sharded sends "
+        f"{sent['sharded'] / theory:.2f} times FSDP's 3 x parameters ({theory / MB:.1f} MB)"
+    )
+    if args.json:
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+        result = {**found, "planned": planned, "theory": theory, "settings": settings}
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
