@@ -1,65 +1,12 @@
 #!/usr/bin/env python3
-"""Turn a sharded checkpoint into a whole one, or a whole one into a sharded one, in one process without a GPU."""
+"""Turn a sharded checkpoint into a whole one, or a whole one into a sharded one; see --help."""
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
-from fairseq import checkpoint_utils
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.patches import CheckpointError
-from lst_fairseq.sharding.states import PARTS, SHARDS_KEY, assemble, disassemble, read_file
-
-EXAMPLES = """examples:
-  python scripts/convert_checkpoint.py stage2/checkpoint_last.pt stage2/whole.pt      # for other machines and programs
-  python scripts/convert_checkpoint.py stage1/checkpoint_last.pt sharded/checkpoint_last.pt   # quick to start from
-  python scripts/convert_checkpoint.py stage2/checkpoint_best.pt model.pt --without-optimizer   # a third as large
-A sharded checkpoint is a small file and a folder of that file's name with `.shards`; keep the two beside each other.
-Memory: a whole checkpoint's size when one is written, little when shards are."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 1 after an error, which is one line on standard error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="a checkpoint that fairseq-train wrote")
-    parser.add_argument("target", type=Path, help="the file to write; of the other kind than the source")
-    parser.add_argument("--without-optimizer", action="store_true", help="leave out what only further training needs")
-    parser.add_argument("--force", action="store_true", help="replace a target that is there")
-    args = parser.parse_args(arguments)
-    try:
-        convert(args.source, args.target, args.without_optimizer, args.force)
-    except (CheckpointError, OSError) as error:
-        print(f"convert_checkpoint.py: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def convert(source: Path, target: Path, without_optimizer: bool, force: bool) -> None:
-    """Write ``target`` beside its place, and then rename it.
-
-    Raises:
-        CheckpointError: the source cannot be read, or the target is there already.
-    """
-    shards = target.with_name(f"{target.name}.shards")
-    for path in (target, shards):
-        if path.exists() and not force:
-            raise CheckpointError(f"{path} is there already: give another name, or --force to replace it")
-    state = read_file(str(source))
-    parts = tuple(part for part in PARTS if part == "model" or not without_optimizer)
-    to_whole = SHARDS_KEY in state
-    target.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{source}: {'sharded' if to_whole else 'whole'}; writing {'a whole' if to_whole else 'a sharded'} one")
-    if to_whole:
-        new = assemble(str(source), state, parts)
-    else:
-        new = disassemble({key: value for key, value in state.items() if key not in PARTS or key in parts}, shards)
-    checkpoint_utils.torch_persistent_save(new, str(target))
-    size = sum(path.stat().st_size for path in (target, *shards.glob("*")) if path.is_file())
-    print(f"{target}{'' if to_whole else f' and {os.fspath(shards)}'}: {size / 1e9:.2f} GB")
-
+from lst_fairseq.sharding.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ fairseq's own backend of that name stands on fairscale, which is no longer kept 
     engine.py      what is divided, and how it computes
     trainer.py     fairseq's trainer over it
     states.py      whole and sharded checkpoints
+    convert.py     one into the other, for scripts/convert_checkpoint.py
     agreement.py   what processes must agree on
     startup.py     whether they do, before they join
     watch.py       which of them is gone

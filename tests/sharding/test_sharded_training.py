@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from lst_fairseq.patches import MASTER_KEY
+from lst_fairseq.patches import MASTER_KEY, CheckpointError
+from lst_fairseq.sharding import convert
 from tests.conftest import save_llama
 from tests.ranks import run_ranks
 from tests.running import Run, differences, read_checkpoint, run_generate, spoil, write_split
 from tests.task_corpus import TEMPLATE, write_task_corpus
 
-UPDATES = {"stage1": 8, "stage2": 20, "lora": 8}
-SAVED = 10
+UPDATES = {"stage1": 5, "stage2": 20, "lora": 5}
+FEW = 4
+SAVED = 16
 #: An update is four batches of one segment, on however many processes.
 BATCHES = 4
 COMMON = {"batch_size": 1, "lr": [0.001], "clip_norm": 1.0, "disable_validation": True, "no_epoch_checkpoints": True}
@@ -89,17 +91,17 @@ def done(corpus, backbones, tmp_path_factory) -> Done:
 
     four = {stage: settings(stage, 4) for stage in STAGES}
     four["stage2"]["save_interval_updates"] = SAVED
-    shards = settings("stage2", 4, SAVED, use_sharded_state=True)
+    shards = settings("stage2", 4, FEW, use_sharded_state=True)
     run(4, {**four, "shards": shards, "hybrid": short("stage2", 4, shard_group=2)})
     for world_size in (2, 1):
-        for name, source in (("resumed", "stage2/checkpoint_4_10.pt"), ("from shards", "shards/checkpoint_last.pt")):
+        for name, source in (("resumed", "stage2/checkpoint_6_16.pt"), ("from shards", "shards/checkpoint_last.pt")):
             target = root_of(root / str(world_size), name) / "checkpoint_last.pt"
             shutil.copy(root / "4" / source, target)
             for folder in (root / "4" / "shards").glob("checkpoint_shards_*"):
                 shutil.copytree(folder, target.parent / folder.name)
-    two = {stage: settings(stage, 2) for stage in STAGES}
+    two = {stage: settings(stage, 2, FEW, no_save=True) for stage in STAGES}
     two |= {name: short(stage, 2, **flags) for name, (stage, flags) in WAYS.items()}
-    two |= {"resumed": settings("stage2", 2), "from shards": settings("stage2", 2, use_sharded_state=True)}
+    two |= {"resumed": settings("stage2", 2), "from shards": settings("stage2", 2, 2 * FEW, use_sharded_state=True)}
     two |= {"bf16": settings("stage2", 2, 3, bf16=True)}
     odd = odd_runs(2, root / "bad", tasks)
     run(2, {**two, **odd, "plain text": {**odd["text"], **PLAIN, "shard_frozen": False}})
@@ -108,8 +110,8 @@ def done(corpus, backbones, tmp_path_factory) -> Done:
         f"plain {name}": {**run, **PLAIN} for name, run in odd_runs(1, root / "bad", tasks).items() if name != "text"
     }
     one |= {"plain bf16": settings("stage2", 1, 3, bf16=True, fp16_no_flatten_grads=True, **PLAIN)}
-    one |= {stage: settings(stage, 1) for stage in STAGES}
-    run(1, {**one, "resumed": settings("stage2", 1, **PLAIN), "from shards": settings("stage2", 1)})
+    one |= {stage: settings(stage, 1, FEW, no_save=True) for stage in STAGES}
+    run(1, {**one, "resumed": settings("stage2", 1, **PLAIN), "from shards": settings("stage2", 1, 2 * FEW)})
     return Done(root, steps)
 
 
@@ -143,14 +145,20 @@ def assert_same_steps(got: list[list[float]], wanted: list[list[float]], rel: fl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("stage", STAGES)
-def test_sharded_training_is_plain_training(stage, world_size, done):
+def test_one_and_two_processes_train_as_without_the_engine(stage, done):
+    for world_size in (1, 2):
+        assert_same_steps(done.steps[f"{world_size}/{stage}"], done.steps[f"1/plain {stage}"][:FEW])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_four_processes_train_as_one_without_the_engine(stage, done):
     """Losses and gradient norms, and what the checkpoint holds in the end: parameters, Adam's moments, counters."""
     expected = done.steps[f"1/plain {stage}"]
     assert len(expected) == UPDATES[stage] and expected[-1][0] < expected[0][0]
-    assert_same_steps(done.steps[f"{world_size}/{stage}"], expected)
-    got, wanted = done.checkpoint(f"{world_size}/{stage}"), done.checkpoint(f"1/plain {stage}")
+    assert_same_steps(done.steps[f"4/{stage}"], expected)
+    got, wanted = done.checkpoint(f"4/{stage}"), done.checkpoint(f"1/plain {stage}")
     assert list(got) == list(wanted)
     for part in ("model", "last_optimizer_state", "optimizer_history", "task_state", "args", "criterion"):
         assert_equal(got[part], wanted[part], part)
@@ -169,33 +177,51 @@ def test_groups_that_hold_the_same(done):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["resumed", "from shards"])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_saved_by_four_processes_and_resumed_by_others(how, world_size, done):
-    """A whole checkpoint, by one process without the engine too; a sharded one."""
-    assert_same_steps(done.steps[f"{world_size}/{how}"], done.steps["4/stage2"][SAVED:])
-    got, wanted = done.checkpoint(f"{world_size}/{how}"), done.checkpoint("4/stage2")
+def test_saved_by_four_processes_and_resumed_by_others(world_size, done):
+    """A whole checkpoint, by one process without the engine; a sharded one, with it. The end is the straight run's."""
+    straight = done.steps["4/stage2"]
+    assert_same_steps(done.steps[f"{world_size}/resumed"], straight[SAVED:])
+    assert_same_steps(done.steps[f"{world_size}/from shards"], straight[FEW : 2 * FEW])
+    got, wanted = done.checkpoint(f"{world_size}/resumed"), done.checkpoint("4/stage2")
     for part in ("model", "last_optimizer_state"):
         assert_equal(got[part], wanted[part], part)
 
 
 @pytest.mark.slow
-def test_whole_and_sharded_checkpoints_hold_the_same(done):
-    whole, sharded = done.checkpoint("4/stage2", "4_10"), done.checkpoint("4/shards")
-    assert list(whole) == list(sharded)
-    for part in ("model", "last_optimizer_state"):
-        assert differences(sharded[part], whole[part], part) == []
+def test_whole_and_sharded_checkpoints_hold_the_same(done, tmp_path, capsys):
+    """Also after the command has turned one into the other, and back."""
     folder = done.folder / "4" / "shards"
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_last.pt", "checkpoint_shards_10.0"]
-    assert (folder / "checkpoint_last.pt").stat().st_size < 60_000
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_last.pt", f"checkpoint_shards_{FEW}.0"]
+    assert (folder / "checkpoint_last.pt").stat().st_size < 100_000
+    whole, back = tmp_path / "whole.pt", tmp_path / "back.pt"
+    assert convert.main([str(folder / "checkpoint_last.pt"), str(whole)]) == 0
+    assert convert.main([str(whole), str(back)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.pt", "back.pt.shards", "whole.pt"]
+    sharded = done.checkpoint("4/shards")
+    assert list(sharded) == list(done.checkpoint("4/stage2"))
+    plain = torch.load(whole, weights_only=True)  # what any program reads
+    for other in (plain, read_checkpoint(back)):
+        for part in ("model", "last_optimizer_state", "extra_state"):
+            assert differences(sharded[part], other[part], part) == []
+    assert convert.main([str(whole), str(back)]) == 1
+    assert "back.pt is there already: give another name, or --force" in capsys.readouterr().err
+    assert convert.main([str(folder / "checkpoint_last.pt"), str(back), "--without-optimizer", "--force"]) == 0
+    assert "last_optimizer_state" not in read_checkpoint(back)
+    shutil.move(folder / f"checkpoint_shards_{FEW}.0", tmp_path / "away")
+    with pytest.raises(
+        CheckpointError, match="a sharded checkpoint without its folder .*keep the two beside each other"
+    ):
+        done.checkpoint("4/shards")
+    shutil.move(tmp_path / "away", folder / f"checkpoint_shards_{FEW}.0")
 
 
 @pytest.mark.slow
 def test_fairseq_generate_reads_them(done, corpus, tmp_path):
-    runs = ("1/plain stage2", "4/stage2", "2/from shards")
+    runs = ("1/plain stage2", "4/stage2", "1/from shards", "2/from shards")
     paths = [done.folder / name / "checkpoint_last.pt" for name in runs]
-    plain, whole, shards = (run_generate(corpus, path, tmp_path / str(i)) for i, path in enumerate(paths))
-    assert len(plain) == 5 and plain == whole == shards
+    plain, four, whole, shards = (run_generate(corpus, path, tmp_path / str(i)) for i, path in enumerate(paths))
+    assert len(plain) == 5 and plain == four and whole == shards
 
 
 @pytest.mark.slow
