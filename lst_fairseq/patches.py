@@ -7,6 +7,7 @@ import argparse
 import collections
 import contextlib
 import functools
+import logging
 import os
 import pickle
 import shutil
@@ -18,10 +19,13 @@ import numpy
 import omegaconf
 import torch
 from fairseq import checkpoint_utils, file_io
+from fairseq.data import iterators
 from fairseq.data.dictionary import Dictionary
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 MASTER_KEY = "lst_fp32_params"
 
@@ -259,6 +263,28 @@ def count_real_batches() -> None:
     Trainer.train_step = ordered_train_step
 
 
+def resume_on_other_processes() -> None:
+    """Find the place in an epoch again when a run goes on with more or fewer processes.
+
+    iterators.py:459 counts the batches of one process, and takes the number for that of the new one's.
+    """
+    iterator = iterators.EpochBatchIterator
+    state_dict, load_state_dict = iterator.state_dict, iterator.load_state_dict
+
+    @functools.wraps(state_dict)
+    def state_dict_with_processes(self) -> dict[str, Any]:
+        return {**state_dict(self), "num_shards": self.num_shards}
+
+    @functools.wraps(load_state_dict)
+    def load_state_dict_of_others(self, state: dict[str, Any]) -> None:
+        passed = state.get("iterations_in_epoch", 0) * state.get("num_shards", self.num_shards)
+        if passed % self.num_shards:
+            logger.warning(f"the number of processes has changed: {passed % self.num_shards} batches are taken again")
+        load_state_dict(self, {**state, "iterations_in_epoch": passed // self.num_shards})
+
+    iterator.state_dict, iterator.load_state_dict = state_dict_with_processes, load_state_dict_of_others
+
+
 @functools.cache
 def apply() -> None:
     """Apply every repair, once in a process."""
@@ -269,3 +295,4 @@ def apply() -> None:
     copy_checkpoints_atomically()
     keep_master_weights()
     count_real_batches()
+    resume_on_other_processes()
