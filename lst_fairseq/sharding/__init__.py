@@ -8,6 +8,7 @@ fairseq's own backend of that name stands on fairscale, which is no longer kept 
     trainer.py     fairseq's trainer over it
     states.py      whole and sharded checkpoints
     convert.py     one into the other, for scripts/convert_checkpoint.py
+    reader.py      sharded ones read without running code
     agreement.py   what processes must agree on
     startup.py     whether they do, before they join
     watch.py       which of them is gone

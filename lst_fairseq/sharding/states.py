@@ -20,11 +20,11 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lst_fairseq.patches import MASTER_KEY, CheckpointError, readable_checkpoint
 from lst_fairseq.sharding.agreement import first_decides
+from lst_fairseq.sharding.reader import SafeReader
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class Shards:
 
     def read(self, targets: Mapping[str, Tensor]) -> None:
         """As :meth:`WholeFile.read`."""
-        dcp.load(dict(targets), checkpoint_id=str(self.folder))
+        dcp.load(dict(targets), storage_reader=SafeReader(self.folder))
 
 
 Source = WholeFile | Shards
@@ -284,7 +284,7 @@ def assemble(path: str, state: Mapping[str, Any], parts: tuple[str, ...] = PARTS
     if SHARDS_KEY not in state:
         return dict(state)
     folder = shards_folder(path, state)
-    stored = FileSystemReader(folder).read_metadata().state_dict_metadata
+    stored = SafeReader(folder).read_metadata().state_dict_metadata
     state = {key: value for key, value in state.items() if key not in PARTS or key in parts}
     tensors: dict[str, Tensor] = {}
 
@@ -293,7 +293,7 @@ def assemble(path: str, state: Mapping[str, Any], parts: tuple[str, ...] = PARTS
         return tensors[name]
 
     whole = changed(state, is_placeholder, target)
-    dcp.load(dict(tensors), checkpoint_id=str(folder), no_dist=True)
+    dcp.load(dict(tensors), storage_reader=SafeReader(folder), no_dist=True)
     del whole[SHARDS_KEY]
     return changed(whole, lambda value: isinstance(value, Tensor), lambda _, tensor: fp32(tensor))
 

@@ -210,7 +210,7 @@ def test_whole_and_sharded_checkpoints_hold_the_same(done, tmp_path, capsys):
     assert "last_optimizer_state" not in read_checkpoint(back)
     shutil.move(folder / f"checkpoint_shards_{FEW}.0", tmp_path / "away")
     with pytest.raises(
-        CheckpointError, match="a sharded checkpoint without its folder .*keep the two beside each other"
+        CheckpointError, match=r"a sharded checkpoint without its folder .*keep the two beside each other"
     ):
         done.checkpoint("4/shards")
     shutil.move(tmp_path / "away", folder / f"checkpoint_shards_{FEW}.0")

@@ -1,0 +1,76 @@
+"""Sharded checkpoints read without running code from them."""
+
+import pathlib
+import pickle
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
+
+from lst_fairseq.patches import CheckpointError
+
+#: All that the index of a folder is made of, as torch 2.13 writes it.
+_INDEX_TYPES = {
+    (module, name)
+    for module, names in {
+        metadata.__name__: (
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        ),
+        filesystem.__name__: ("_StorageInfo",),
+        pathlib.__name__: ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
+        torch.__name__: ("Size",),
+        torch.serialization.__name__: ("_get_layout",),
+        "collections": ("OrderedDict",),
+    }.items()
+    for name in names
+}
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Knows the types of an index and the names of torch's number types, and nothing that could do anything."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = (module, name) in _INDEX_TYPES
+        if known or (module == torch.__name__ and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+class SafeReader(FileSystemReader):
+    """torch's reader of sharded checkpoints, which unpickles an index (``.metadata``) with no regard to what is in it.
+
+    The tensors themselves it reads with weights only.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
+        """The index of the folder.
+
+        Raises:
+            CheckpointError: it is missing or damaged, or reading it could run code; names the file.
+        """
+        path = pathlib.Path(self.path) / ".metadata"
+        try:
+            with open(path, "rb") as file:
+                index = _IndexUnpickler(file).load()
+            if not isinstance(index, metadata.Metadata):
+                raise pickle.UnpicklingError(type(index).__name__)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: not there, so that this is no complete sharded checkpoint") from None
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path}: refused, since it holds more than the places of tensors, and reading it could run code "
+                f"({error}); use a sharded checkpoint that fairseq-train wrote with this plugin"
+            ) from None
+        except (EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{path}: damaged ({error}); use an earlier checkpoint") from None
+        if index.storage_meta is None:
+            index.storage_meta = metadata.StorageMeta()
+        index.storage_meta.load_id = self.load_id
+        return index

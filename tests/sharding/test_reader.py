@@ -1,0 +1,82 @@
+"""Sharded checkpoints are read without running code from them."""
+
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from lst_fairseq.patches import CheckpointError
+from lst_fairseq.sharding.reader import SafeReader
+
+
+class Payload:
+    """Unpickled, it makes a folder: what a hostile checkpoint could do."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        "model/a": torch.randn(5, 7, generator=generator),
+        "model/b": torch.randn(3, generator=generator).bfloat16(),
+        "last_optimizer_state/step": torch.tensor(9),
+    }
+    dcp.save(tensors, checkpoint_id=str(tmp_path / "shards"), no_dist=True)
+    torch.save(tensors, tmp_path / "expected.pt")
+    return tmp_path / "shards"
+
+
+def test_reads_what_torch_writes(folder: Path) -> None:
+    expected = torch.load(folder.parent / "expected.pt", weights_only=True)
+    found = {name: torch.zeros_like(value) for name, value in expected.items()}
+    dcp.load(found, storage_reader=SafeReader(folder), no_dist=True)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value) and found[name].dtype == value.dtype
+
+
+@pytest.mark.parametrize("where", ["alone", "within"])
+def test_runs_no_code(folder: Path, where: str) -> None:
+    payload = Payload(folder / "code_was_run")
+    content: Any = payload
+    if where == "within":
+        content = SafeReader(folder).read_metadata()
+        content.planner_data = {"entry": payload}
+    (folder / ".metadata").write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"\.metadata: refused, .*could run code \(posix\.mkdir\); use a sharded"):
+        SafeReader(folder).read_metadata()
+    assert not (folder / "code_was_run").exists()
+    # torch's own reader does run it, which is why there is another.
+    with suppress(AttributeError):
+        dcp.FileSystemReader(folder).read_metadata()
+    assert (folder / "code_was_run").exists()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda data: data[: len(data) // 2], "refused|damaged"),
+        (lambda data: b"", "damaged"),
+        (lambda data: pickle.dumps({"a": 1}), r"refused, .*\(dict\)"),
+    ],
+)
+def test_damaged(folder: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+    path = folder / ".metadata"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        SafeReader(folder).read_metadata()
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="not there, so that this is no complete sharded checkpoint"):
+        SafeReader(folder).read_metadata()
