@@ -177,7 +177,8 @@ def write_json(path: Path | None, args: Namespace, title: str, **values: Any) ->
     if path is None:
         return
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    settings.pop("json", None)
+    for place in ("json", "out"):  # which the numbers do not depend on
+        settings.pop(place, None)
     device = settings.get("device", "cpu")
     machine = {
         "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "CPU",
