@@ -75,6 +75,6 @@ for split in "${splits[@]}"; do
         against=(--baseline "$name")
     fi
     python "$LST_ROOT/scripts/compare.py" "${scores[@]}" "${against[@]}" --out "$WORK/comparison/$split" \
-        --set "title=En-${TGT_LANG^}, $split" "language=$TGT_LANG" "split=$split"
+        --set "title=$(corpus_name), $split" "language=$TGT_LANG" "split=$split"
 done
 echo "comparison: $(printf "$WORK/comparison/%s/results.html " "${splits[@]}")"
