@@ -56,7 +56,8 @@ def train_once(rank: int, world_size: int, data: Any, backbones: Any, folder: Pa
         "distributed_no_spawn": True,
         "ddp_backend": "fully_sharded",
     }
-    cfg = train_configuration(data, backbones, folder, **{**distributed, **settings})
+    given = {**distributed, **settings}
+    cfg = train_configuration(given.pop("data", data), backbones, folder, **given)
     steps: list[list[float]] = []
     try:
         with recorded(steps):

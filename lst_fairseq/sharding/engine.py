@@ -148,8 +148,8 @@ def _place(model: LstModel, replicated: set[nn.Parameter], device: torch.device)
             module._parameters[name] = filled[parameter]
         elif parameter in replicated:
             parameter.data = parameter.data.to(device)
-    replicated -= filled.keys()
-    replicated |= set(filled.values())
+    replicated.difference_update(filled)
+    replicated.update(filled.values())
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
 
