@@ -31,6 +31,7 @@ import torch
 import torch.distributed as dist
 from fairseq.distributed import LegacyDistributedDataParallel
 from fairseq.optim.adam import Adam
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Wav2Vec2Config, Wav2Vec2ForCTC
@@ -76,9 +77,12 @@ def build(args: argparse.Namespace, folder: Path) -> LstModel:
     torch.manual_seed(1)
     cfg = LstTaskConfig(data=str(folder), llm=str(folder / "llm"), speech_encoder=str(folder / "frontend"))
     checkpointing = args.gradient_checkpointing
-    model = LstModelConfig(
-        train_modules=args.train_modules, adapter_channels=64, llm_gradient_checkpointing=checkpointing
-    )
+    settings = {
+        "train_modules": args.train_modules,
+        "adapter_channels": 64,
+        "llm_gradient_checkpointing": checkpointing,
+    }
+    model = OmegaConf.structured(LstModelConfig(_name="lst", **settings))
     return LstTask.setup_task(cfg).build_model(model).train()
 
 

@@ -209,9 +209,7 @@ def test_whole_and_sharded_checkpoints_hold_the_same(done, tmp_path, capsys):
     assert convert.main([str(folder / "checkpoint_last.pt"), str(back), "--without-optimizer", "--force"]) == 0
     assert "last_optimizer_state" not in read_checkpoint(back)
     shutil.move(folder / f"checkpoint_shards_{FEW}.0", tmp_path / "away")
-    with pytest.raises(
-        CheckpointError, match=r"a sharded checkpoint without its folder .*keep the two beside each other"
-    ):
+    with pytest.raises(CheckpointError, match=r"a sharded checkpoint without its folder .*keep the two beside"):
         done.checkpoint("4/shards")
     shutil.move(tmp_path / "away", folder / f"checkpoint_shards_{FEW}.0")
 
