@@ -16,6 +16,7 @@ REQUIREMENTS = [
     "transformers>=5",
     "safetensors>=0.4",
     "peft>=0.17",
+    "accelerate>=1",
     "sentencepiece>=0.2",
     "protobuf>=4",
     "numpy>=1.24",
