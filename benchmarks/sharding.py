@@ -114,18 +114,22 @@ def counted_bytes(sent: list[float]) -> Iterator[None]:
 
         return counting
 
-    def first(*args: Any, **kwargs: Any) -> Tensor:  # what an all-gather fills, and what an all-reduce sums
-        return args[0] if args else kwargs.get("output_tensor", kwargs.get("tensor"))
+    def given(position: int, *names: str) -> Callable[..., Tensor]:
+        def tensor(*args: Any, **kwargs: Any) -> Tensor:
+            return args[position] if len(args) > position else next(kwargs[name] for name in names if name in kwargs)
 
-    def second(*args: Any, **kwargs: Any) -> Tensor:  # what a reduce-scatter takes
-        return args[1] if len(args) > 1 else kwargs["input"]
+        return tensor
 
     part = (size - 1) / size
-    calls = {
-        "all_gather_into_tensor": (first, part),
-        "reduce_scatter_tensor": (second, part),
-        "all_reduce": (first, 2 * part),
+    filled, taken = given(0, "output_tensor", "output"), given(1, "input", "input_tensor")
+    calls = {  # FSDP2 of PyTorch 2.13 calls the ..._single functions, older ones the others
+        "all_gather_single": (filled, part),
+        "all_gather_into_tensor": (filled, part),
+        "reduce_scatter_single": (taken, part),
+        "reduce_scatter_tensor": (taken, part),
+        "all_reduce": (given(0, "tensor"), 2 * part),
     }
+    calls = {name: call for name, call in calls.items() if hasattr(dist, name)}
     with ExitStack() as stack:
         for name, (tensor, share) in calls.items():
             stack.enter_context(mock.patch.object(dist, name, count(getattr(dist, name), tensor, share)))

@@ -91,7 +91,7 @@ def done(corpus, backbones, tmp_path_factory) -> Done:
 
     four = {stage: settings(stage, 4) for stage in STAGES}
     four["stage2"]["save_interval_updates"] = SAVED
-    shards = settings("stage2", 4, FEW, use_sharded_state=True)
+    shards = settings("stage2", 4, FEW, use_sharded_state=True, save_interval=1000)
     run(4, {**four, "shards": shards, "hybrid": short("stage2", 4, shard_group=2)})
     for world_size in (2, 1):
         for name, source in (("resumed", "stage2/checkpoint_6_16.pt"), ("from shards", "shards/checkpoint_last.pt")):
