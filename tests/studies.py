@@ -13,7 +13,8 @@ from lst_fairseq.study_plan import Plan
 from lst_fairseq.study_run import Runner
 from tests.scripts.test_recipe import Sandbox, value
 
-# Notes its start and end; goes on from a checkpoint; fails and loops where its settings are named.
+# Notes its start and end; goes on from a checkpoint; waits until so many have started, a minute at most; fails and loops
+# where its settings are named.
 TRAIN = """\
 printf 'fairseq-train %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
 all="$*"
@@ -27,6 +28,10 @@ echo "2026-01-01 | INFO | dev | epoch 001 | valid on 'dev' subset | loss 3.5 | n
 echo weights >"$dir/checkpoint_last.pt"
 [[ -z ${FAILS:-} || $all != *"$FAILS"* ]] || { echo "RuntimeError: disk on fire"; exit 1; }
 sleep "${TRAIN_SECONDS:-0}"
+for ((n = 0; n < 600; n++)); do
+    [[ $(grep -c ^begin "$CALLS.times") -ge ${TRAIN_COMPANY:-0} ]] && break
+    sleep 0.1
+done
 echo "end $dir" >>"$CALLS.times"
 """
 # Scores of a training are what its learning rate and seed make them; sentences to match.

@@ -186,7 +186,7 @@ def test_stage_2_that_was_killed_does_not_begin_with_stage_1_again(studies, monk
 
 
 def test_as_many_at_once_as_asked_for(studies, monkeypatch):
-    monkeypatch.setenv("TRAIN_SECONDS", "0.5")
+    monkeypatch.setenv("TRAIN_COMPANY", "2")  # one alone would wait in vain
     plan = studies.plan(seeds=[1, 2, 3], factors={"strategy": {"one-stage": {"ONE_STAGE": 1}}}, claims=[])
     studies.run_study(plan, jobs=2)
     running, most = 0, 0
