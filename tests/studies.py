@@ -11,10 +11,10 @@ import yaml
 from lst_fairseq.study import read_study
 from lst_fairseq.study_plan import Plan
 from lst_fairseq.study_run import Runner
-from tests.scripts.test_recipe import Sandbox, value
+from tests.recipe import Sandbox, value
 
-# Notes its start and end; goes on from a checkpoint; waits until so many have started, a minute at most; fails and loops
-# where its settings are named.
+# Notes its start and end; goes on from a checkpoint; waits until so many have started, a minute at most; fails
+# and loops where its settings are named.
 TRAIN = """\
 printf 'fairseq-train %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
 all="$*"

@@ -16,7 +16,7 @@ from lst_fairseq.study import StudyError
 from lst_fairseq.study_plan import Plan, Step
 from lst_fairseq.study_results import collect, has_failed, paired_tests, summaries
 from lst_fairseq.study_run import Runner, duration, finished, inspect, read_record, time_left
-from tests.scripts.test_recipe import value
+from tests.recipe import value
 from tests.studies import STUDY, Studies
 
 
