@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from scripts.markers import replaced
+from scripts.markers import update
 
 BEGIN = "<!-- benchmarks: written by benchmarks/table.py -->"
 END = "<!-- end of benchmarks -->"
@@ -105,15 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULT.json", help="in the order of the table")
     parser.add_argument("--check", action="store_true", help="write nothing, fail where the section is stale")
     args = parser.parse_args(argv)
-    try:
-        before = args.readme.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        sys.exit(f"error: {args.readme}: no such file; give the README with the marker lines")
-    after = replaced(before, args.readme, section([read(path) for path in args.results]), BEGIN, END)
-    if args.check and after != before:
-        sys.exit(f"error: {args.readme}: its benchmarks are stale; run benchmarks/table.py without --check")
-    if not args.check:
-        args.readme.write_bytes(after.encode("utf-8"))
+    stale = "its benchmarks are stale; run benchmarks/table.py without --check" if args.check else None
+    update(args.readme, section([read(path) for path in args.results]), BEGIN, END, stale)
 
 
 if __name__ == "__main__":

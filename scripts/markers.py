@@ -1,5 +1,6 @@
 """A part of a README that a command writes, between two lines of its own."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,3 +24,28 @@ def replaced(text: str, path: Path, body: str, begin_line: str, end_line: str) -
     if begin > end:
         sys.exit(f"error: {path}: {end_line!r} stands before {begin_line!r}; put it behind")
     return "\n".join([*lines[: begin + 1], "", body, "", *lines[end:]])
+
+
+def update(path: Path, body: str, begin_line: str, end_line: str, stale: str | None = None) -> None:
+    """Write ``body`` between a README's two marker lines, the file whole or not at all.
+
+    Ends the program with one line where the README is not there or lacks the markers.
+
+    Args:
+        path: of the README.
+        body: what is to stand there.
+        begin_line, end_line: the marker lines.
+        stale: instead of writing, what to say where something else stands there; the program ends with it.
+    """
+    try:
+        before = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        sys.exit(f"error: {path}: no such file; give the README with the marker lines")
+    after = replaced(before, path, body, begin_line, end_line)
+    if stale is not None:
+        if after != before:
+            sys.exit(f"error: {path}: {stale}")
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(after.encode("utf-8"))
+    os.replace(partial, path)

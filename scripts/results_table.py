@@ -22,8 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.comparison_report import section
-from lst_fairseq.data.manifest import atomic_text
-from scripts.markers import replaced
+from scripts.markers import update
 
 BEGIN = "<!-- results: written by scripts/results_table.py -->"
 END = "<!-- end of results -->"
@@ -45,18 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULTS.json", help="in the order of the section")
     parser.add_argument("--check", action="store_true", help="write nothing, fail where the section is stale")
     args = parser.parse_args(argv)
-
-    try:
-        before = args.readme.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        sys.exit(f"error: {args.readme}: no such file; give the README with the marker lines")
-    after = replaced(before, args.readme, "\n\n".join(read_section(path) for path in args.results), BEGIN, END)
-    if args.check and after != before:
-        command = shlex.join(["python", "scripts/results_table.py", str(args.readme), *map(str, args.results)])
-        sys.exit(f"error: {args.readme}: its results are stale; run {command}")
-    if not args.check:
-        with atomic_text(args.readme) as file:
-            file.write(after)
+    command = shlex.join(["python", "scripts/results_table.py", str(args.readme), *map(str, args.results)])
+    body = "\n\n".join(read_section(path) for path in args.results)
+    update(args.readme, body, BEGIN, END, f"its results are stale; run {command}" if args.check else None)
 
 
 if __name__ == "__main__":
