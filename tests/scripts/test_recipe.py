@@ -219,6 +219,25 @@ def test_environment_before_file_before_default(sandbox: Sandbox) -> None:
     assert "--skip-bad-audio" in arguments and value(arguments, "--user") == "a  b"
 
 
+@pytest.mark.parametrize("language", ["de", "fr", "es"])
+def test_settings_of_a_language_pair(sandbox: Sandbox, language: str) -> None:
+    """Every setting in the file is one of the recipe's, and prep_mustc.py takes the arguments."""
+    file = RECIPE / f"en-{language}.env"
+    names = [line.split("=")[0] for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    known = (RECIPE / "settings.sh").read_text()
+    assert "TGT_LANG" in names and all(f"\n{name}=" in known for name in names)
+    if language != "de":  # the sandbox's corpus
+        shutil.copytree(
+            sandbox.root / "corpus" / "en-de", sandbox.root / "corpus" / f"en-{language}", dirs_exist_ok=True
+        )
+    sandbox.run("prep", SETTINGS=str(file))
+    (call,) = [call for call in sandbox.calls("python") if call[0].endswith("/prep_mustc.py")]
+    assert value(call, "--tgt-lang") == language
+    # Asking the command itself takes seconds.
+    defined = "".join((ROOT / path).read_text() for path in ("scripts/prep_mustc.py", "lst_fairseq/data/cleaning.py"))
+    assert [word for word in call if word.startswith("--") and f'"{word}"' not in defined] == []
+
+
 @pytest.mark.parametrize(
     "script, settings, expected",
     [
