@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lst_fairseq.models.packing import PackedRows
+
 logger = logging.getLogger(__name__)
 
 #: Name under which transformers finds :func:`shared_prefix_attention`.
@@ -78,8 +80,9 @@ class SharedPrefixCache:
     Args:
         llm: the model, which reads the buffers through :meth:`attention`.
         cache: keys and values of the prefixes, one row a sentence, in layers that keep all positions; emptied.
-        mask: bool [S, P], where the prefixes have content.
+        mask: bool [S, P], where the prefixes have content; all end at P.
         beam: beams of each sentence.
+        packed: where the prefixes lie if all of them are one row of ``cache``.
 
     Attributes:
         keys, values: of each layer, [S, G, P + room, D].
@@ -87,7 +90,9 @@ class SharedPrefixCache:
         times: LongTensor [S, N], the step at which each slot was written.
     """
 
-    def __init__(self, llm: PreTrainedModel, cache: DynamicCache, mask: Tensor, beam: int):
+    def __init__(
+        self, llm: PreTrainedModel, cache: DynamicCache, mask: Tensor, beam: int, packed: PackedRows | None = None
+    ):
         self.config = llm.config.get_text_config()
         self.mask = mask
         self.beam = beam
@@ -100,8 +105,8 @@ class SharedPrefixCache:
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         for layer in cache.layers:
-            self.keys.append(self._buffer(layer.keys))
-            self.values.append(self._buffer(layer.values))
+            for buffers, prefix in ((self.keys, layer.keys), (self.values, layer.values)):
+                buffers.append(self._buffer(prefix if packed is None else packed.ending_together(prefix)))
             layer.keys = layer.values = None  # one layer's copy at a time
         self._penalties: dict[tuple[Any, ...], Tensor] = {}
         self._attended = 0

@@ -168,20 +168,24 @@ class LlmDecoder(FairseqIncrementalDecoder):
 
         ``fed`` [B, T] is True where ``prev_output_tokens`` holds a sentence's own tokens.
         """
-        # For good: layers that are computed again in the backward pass look it up again.
-        self.llm.config.get_text_config()._attn_implementation = ATTENTION
         target = self.llm.get_input_embeddings()(prev_output_tokens[:, 1:]).to(content.dtype)
         packed = PackedRows(torch.cat([mask, fed[:, 1:]], dim=1))
         first = packed.starts + mask.sum(dim=1) - 1  # the prefix's last position predicts the first token
         places = first.unsqueeze(1) + torch.arange(fed.size(1), device=fed.device)
+        content = torch.cat([content, target], dim=1)
+        return self._packed_logits(packed, content, places[kept], past_key_values=None, use_cache=False)
+
+    def _packed_logits(self, packed: PackedRows, content: Tensor, places: Tensor, **arguments: Any) -> Tensor:
+        """The LLM's logits [N, V] at N places of the row that content [B, L, E] makes."""
+        # For good: layers that are computed again in the backward pass look it up again.
+        self.llm.config.get_text_config()._attn_implementation = ATTENTION
         output = self.llm(
-            inputs_embeds=packed.pack(torch.cat([content, target], dim=1)),
+            inputs_embeds=packed.pack(content),
             attention_mask=packed.no_mask,
             position_ids=packed.positions,
-            past_key_values=None,
-            use_cache=False,
-            logits_to_keep=places[kept],
+            logits_to_keep=places,
             packed=packed,
+            **arguments,
         )
         return output.logits.squeeze(0)
 
@@ -216,16 +220,25 @@ class LlmDecoder(FairseqIncrementalDecoder):
 
     def _prefill(self, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:
         """Run the prefix once a sentence, for all of the sentence's beams."""
-        prefix, mask = self.prefix(encoder_out)
+        content, mask = self._prefix(encoder_out)
         row = encoder_out["row"]
         beam = max(1, row.size(0) // mask.size(0))
         side_by_side = torch.arange(mask.size(0), device=row.device).repeat_interleave(beam)
         share = self.shares_prefixes and torch.equal(row, side_by_side)
         # Layers that keep all positions: which of them a window hides depends on the tokens to come.
         cache = DynamicCache() if share else DynamicCache(config=self.llm.config)
-        arguments = {"attention_mask": mask.long(), "position_ids": positions(mask), "past_key_values": cache}
-        logits = self._logits(prefix, 1, use_cache=True, **arguments)
-        state["cache"] = SharedPrefixCache(self.llm, cache, mask, beam) if share else FannedOutCache(cache, mask, row)
+        packed = PackedRows(mask) if share and self.packs else None
+        if packed is None:
+            prefix, mask = left_pad(content, mask)
+            arguments = {"attention_mask": mask.long(), "position_ids": positions(mask), "past_key_values": cache}
+            logits = self._logits(prefix, 1, use_cache=True, **arguments)
+        else:
+            last = packed.starts + packed.lengths - 1
+            logits = self._packed_logits(packed, content, last, past_key_values=cache, use_cache=True).unsqueeze(1)
+            mask = packed.content_ending_together
+        state["cache"] = (
+            SharedPrefixCache(self.llm, cache, mask, beam, packed) if share else FannedOutCache(cache, mask, row)
+        )
         state["seen"] = 1
         return logits[row]
 

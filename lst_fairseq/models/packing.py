@@ -1,4 +1,4 @@
-"""Sentences of a training batch in one row, one after the other and without padding.
+"""Sentences of a batch in one row, one after the other and without padding: in training, and before a beam search.
 
 Every layer of the LLM works on positions one by one, except attention. So the row of all sentences goes through the LLM
 as it is, and attention alone lays the sentences out side by side, where each position sees its own sentence's past::
@@ -64,6 +64,19 @@ class PackedRows:
     def in_a_row(self, sentences: Tensor) -> Tensor:
         """[B, H, W, D] to [1, N, H, D]; undoes :meth:`side_by_side`, and leaves positions before heads."""
         return sentences.transpose(1, 2).flatten(0, 1).index_select(0, self._slots).unsqueeze(0)
+
+    def ending_together(self, row: Tensor) -> Tensor:
+        """As :meth:`side_by_side`, but each sentence from the right; before it stands whatever there is."""
+        distance_to_end = torch.arange(self.width - 1, -1, -1, device=row.device)
+        places = ((self.starts + self.lengths - 1).unsqueeze(1) - distance_to_end).clamp(min=0)
+        sentences = row.squeeze(0).index_select(1, places.flatten())
+        return sentences.unflatten(1, (-1, self.width)).transpose(0, 1)
+
+    @property
+    def content_ending_together(self) -> Tensor:
+        """Bool [B, W], where :meth:`ending_together` has content."""
+        from_end = torch.arange(self.width, 0, -1, device=self.lengths.device)
+        return from_end <= self.lengths.unsqueeze(1)
 
     def window_mask(self, window: int | None) -> Tensor | None:
         """Bool [W, W]: the ``window`` last positions that each position sees, itself among them; None if it sees all of

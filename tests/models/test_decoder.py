@@ -246,7 +246,7 @@ def test_scoring_after_a_reorder_repeats_the_prefix(tiny: tuple[Any, Any]) -> No
 
 
 def test_speech_once_a_batch_and_prefix_once_a_sentence(tiny: tuple[Any, Any]) -> None:
-    """Generation runs the frontend once, the prefix in one row a sentence, and then one token a row and step."""
+    """Generation runs the frontend once, the prefixes without padding in one row, and then one token a row and step."""
     task, model = tiny
     sample = batch_of(task, "test", [0, 1, 3])
     calls: dict[str, list[tuple[int, int]]] = {"frontend": [], "llm": []}
@@ -262,9 +262,9 @@ def test_speech_once_a_batch_and_prefix_once_a_sentence(tiny: tuple[Any, Any]) -
     task.inference_step(generator, [model], sample)
     for handle in handles:
         handle.remove()
-    longest = max(len(plain_prefix(model, waveform)) for waveform in waveforms_of(sample))
+    positions = sum(len(plain_prefix(model, waveform)) for waveform in waveforms_of(sample))
     assert [rows for rows, _ in calls["frontend"]] == [3]
-    assert calls["llm"][0] == (3, longest)
+    assert calls["llm"][0] == (1, positions)
     assert len(calls["llm"]) == 7 and calls["llm"][1] == (12, 1)
     assert all(rows % 4 == 0 and rows <= 12 and width == 1 for rows, width in calls["llm"][1:])
 
