@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.comparison import ComparisonError, machine, versions
 from lst_fairseq.data.manifest import atomic_text
-from lst_fairseq.study import ROOT, Arm, Study, StudyError, read_study
-from lst_fairseq.study_plan import Plan
-from lst_fairseq.study_report import blocks, console, markdown, page
-from lst_fairseq.study_results import collect, judge, summaries
-from lst_fairseq.study_run import Runner, finished, inspect, slurm_script
+from lst_fairseq.study.grid import ROOT, Arm, Study, StudyError, read_study
+from lst_fairseq.study.plan import Plan
+from lst_fairseq.study.report import blocks, console, markdown, page
+from lst_fairseq.study.results import collect, judge, summaries
+from lst_fairseq.study.run import Runner, finished, inspect, slurm_script
 
 
 def listing(plan: Plan) -> str:

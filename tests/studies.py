@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lst_fairseq.study import read_study
-from lst_fairseq.study_plan import Plan
-from lst_fairseq.study_run import Runner
+from lst_fairseq.study.grid import read_study
+from lst_fairseq.study.plan import Plan
+from lst_fairseq.study.run import Runner
 from tests.recipe import Sandbox, value
 
 # Notes its start and end; goes on from a checkpoint; waits until so many have started, a minute at most; fails

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from lst_fairseq.data.prompt import PromptSettings
-from lst_fairseq.study import ROOT, Study, StudyError, merged, read_study, recipe_settings
-from lst_fairseq.study_plan import Cell, Plan
+from lst_fairseq.study.grid import ROOT, Study, StudyError, merged, read_study, recipe_settings
+from lst_fairseq.study.plan import Cell, Plan
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -95,7 +95,6 @@ def factor(**values: Any) -> dict[str, Any]:
         (factor(v={"SEED": 1}), r"factors: f: v: SEED is the study's own to set"),
         (factor(v={"ONE_STAGE": True}), r"ONE_STAGE: True: give a text or a number"),
         (factor(v={"data": {"fraction": 1.5}}), r"fraction: 1.5: give a number above 0, up to 1"),
-        (factor(v={"data": {"stage1": "mt"}}), r"stage1: mt: choose one of st, asr, both"),
         (factor(v={"data": {"part": 1}}), r"data: part: no such entry; there are: fraction"),
         ({"factors": {"f": {}}}, r"factors: f: has no value"),
         ({"factors": {"f": {"a b": {}}}}, r"'a b': give a name of letters, digits"),
@@ -209,24 +208,15 @@ def test_steps_run_the_recipe_with_their_settings(tmp_path):
     assert other["data"].environment["SPLITS"] == "tst-COMMON tst-HE dev2"
 
 
-DATA = {
-    "asr": ({"stage1": "asr"}, "--train-subset train_asr --valid-subset dev_asr"),
-    "both": ({"stage1": "both"}, "--train-subset train,train_asr --valid-subset dev"),
-}
-
-
-@pytest.mark.parametrize("name", DATA)
-def test_stage_1_on_other_tasks(name, tmp_path):
-    data, flags = DATA[name]
-    study = study_of(tmp_path, factors={"stage1": {"st": {}, name: {"data": data}}})
-    steps = cell(study, tmp_path, stage1=name).steps
-    assert steps["stage1"].environment["EXTRA_TRAIN_ARGS"] == f"--a {flags}"
-    assert steps["stage2"].environment["EXTRA_TRAIN_ARGS"] == "--a"
-    commands = [command.split() for command in steps["data"].commands[1:]]
-    assert [command[command.index("--out") + 1] for command in commands] == [
-        str(steps["data"].work / "data" / f"{split}_asr.tsv") for split in ("train", "dev")
-    ]
-    assert all("--asr" in command for command in commands)
+def test_stage_1_on_another_task_is_the_recipes(tmp_path):
+    factors = {"stage1": {"st": {}, "asr": {"STAGE1_TASK": "asr"}}, "strategy": {"two": {}, "one": {"ONE_STAGE": 1}}}
+    study = study_of(tmp_path, factors=factors, grid=[["stage1", "strategy"]], exclude=[], claims=[])
+    plain, asr = (cell(study, tmp_path, stage1=task).steps for task in ("st", "asr"))
+    assert asr["stage1"].environment["STAGE1_TASK"] == "asr"
+    assert asr["data"] == plain["data"]
+    assert asr["stage1"] != plain["stage1"] and asr["stage2"] != plain["stage2"]
+    one, one_asr = (cell(study, tmp_path, stage1=task, strategy="one").steps for task in ("st", "asr"))
+    assert one["stage2"].key == one_asr["stage2"].key
 
 
 def test_less_and_cleaner_data_and_drawn_prompts(tmp_path):

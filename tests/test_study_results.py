@@ -9,8 +9,8 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from lst_fairseq.comparison import compare, read_scores
-from lst_fairseq.study_report import claim_sentence, number, search_part
-from lst_fairseq.study_results import gpu_use, judge, summaries
+from lst_fairseq.study.report import claim_sentence, number, search_part
+from lst_fairseq.study.results import gpu_use, judge, summaries
 from tests.scripts.test_compare import system
 from tests.studies import STUDY, Studies
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.study import StudyError
-from lst_fairseq.study_plan import Plan, Step
-from lst_fairseq.study_results import collect, has_failed, paired_tests, summaries
-from lst_fairseq.study_run import Runner, duration, finished, inspect, read_record, time_left
+from lst_fairseq.study.grid import StudyError
+from lst_fairseq.study.plan import Plan, Step
+from lst_fairseq.study.results import collect, has_failed, paired_tests, summaries
+from lst_fairseq.study.run import Runner, duration, finished, inspect, read_record, time_left
 from tests.recipe import value
 from tests.studies import STUDY, Studies
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.study import ROOT
-from lst_fairseq.study_run import slurm_script
+from lst_fairseq.study.grid import ROOT
+from lst_fairseq.study.run import slurm_script
 from tests.studies import Studies
 
 

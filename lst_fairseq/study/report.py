@@ -14,8 +14,8 @@ from html import escape
 from typing import Any
 
 from lst_fairseq.comparison_report import plot
-from lst_fairseq.study import Study
-from lst_fairseq.study_run import duration
+from lst_fairseq.study.grid import Study
+from lst_fairseq.study.run import duration
 
 Block = tuple[str, Any]
 #: Lines that a plot can have before it is unreadable.
@@ -41,7 +41,7 @@ def blocks(study: Study, results: Mapping[str, Any]) -> list[Block]:
 
     Args:
         study: what was to be run.
-        results: ``arms`` (``study_results.summaries``), ``claims`` (``judge``), ``search``, ``missing`` and
+        results: ``arms`` (``results.summaries``), ``claims`` (``judge``), ``search``, ``missing`` and
             ``failures`` (``collect``), ``cells``, ``machine``, ``versions`` and ``samples``.
     """
     parts: list[Block] = [("h1", study.title), ("p", _introduction(study, results))]

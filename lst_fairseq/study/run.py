@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lst_fairseq.data.manifest import atomic_text
-from lst_fairseq.study import ROOT, Arm, Study, StudyError, recipe_settings
-from lst_fairseq.study_plan import Cell, Plan, Step
+from lst_fairseq.study.grid import ROOT, Arm, Study, StudyError, recipe_settings
+from lst_fairseq.study.plan import Cell, Plan, Step
 
 #: Lines of a failed step's log that are shown.
 LOG_LINES = 8

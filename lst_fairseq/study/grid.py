@@ -1,12 +1,9 @@
 """A study: the grid of systems that a YAML file describes, and how each of them differs from the reference system.
 
-    factor    what is varied (frontend, adapter, LLM, strategy, amount of data), with named values; a value is a set of
-              the recipe's settings (examples/mustc/settings.sh)
-    arm       one value of each factor
-    cell      an arm with one seed: one run of the recipe
-
-``study_plan`` makes the recipe's steps of cells, ``study_run`` runs them, ``study_results`` collects what they gave and
-``study_report`` writes it up.
+factor    what is varied (frontend, adapter, LLM, strategy, amount of data), with named values; a value is a set of
+          the recipe's settings (examples/mustc/settings.sh)
+arm       one value of each factor
+cell      an arm with one seed: one run of the recipe
 """
 
 import itertools
@@ -18,7 +15,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "mustc"
 
 #: Settings that several factors may each add to; of any other, two factors that set it differently are an error.
@@ -27,13 +24,12 @@ JOINED = ("EXTRA_TRAIN_ARGS", "EXTRA_GENERATE_ARGS", "PREP_ARGS")
 RESERVED = ("WORK", "SEED", "SPLITS", "FORCE", "TRIPLES")
 #: Steps of the recipe for which a value may set something that the others do not get.
 STAGES = ("stage1", "stage2", "generate")
-STAGE1_TASKS = ("st", "asr", "both")
 METRICS = ("bleu", "chrf")
 
 _KEYS = {"name", "title", "settings", "base", "seeds", "splits", "search", "factors", "reference", "grid"}
 _KEYS |= {"exclude", "claims", "alignment"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*")
-_DATA = {"fraction", "stage1", "max_wer", "speech_encoder", "instructions"}
+_DATA = {"fraction", "max_wer", "speech_encoder", "instructions"}
 
 
 class StudyError(ValueError):
@@ -47,9 +43,9 @@ class Options:
     Attributes:
         settings: of the recipe, for all of its steps.
         stages: settings for one step alone, by its name in STAGES.
-        data: ``fraction`` of the training segments; ``stage1``, what stage 1 is trained on (STAGE1_TASKS); ``max_wer``,
-            the word error rate up to which training segments are kept, by the CTC head of ``speech_encoder`` (default:
-            the cell's own); ``instructions`` by task, from which training draws.
+        data: ``fraction`` of the training segments; ``max_wer``, the word error rate up to which training segments are
+            kept, by the CTC head of ``speech_encoder`` (default: the cell's own); ``instructions`` by task, from which
+            training draws.
         search: candidates of settings, instead of the study's.
         note: for the report's tables.
     """
@@ -291,8 +287,6 @@ def _options(given: Any, where: str, known: Sequence[str]) -> Options:
     data = dict(_mapping(given.get("data") or {}, f"{where}: data", _DATA))
     if not 0 < float(data.get("fraction", 1)) <= 1:
         raise StudyError(f"{where}: data: fraction: {data['fraction']}: give a number above 0, up to 1")
-    if data.get("stage1", "st") not in STAGE1_TASKS:
-        raise StudyError(f"{where}: data: stage1: {data['stage1']}: choose one of {', '.join(STAGE1_TASKS)}")
     return Options(
         settings=_settings(settings, where, known),
         stages={

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from lst_fairseq.data.preparation import CONFIG
-from lst_fairseq.study import RECIPE, ROOT, Arm, Study
+from lst_fairseq.study.grid import RECIPE, ROOT, Arm, Study
 
 KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
 #: What does not change what training gives.
@@ -173,16 +173,9 @@ class Plan:
         settings = arm.options.of_stage(stage) | chosen | {"SEED": str(seed)}
         if self.study.settings is not None:
             settings["SETTINGS"] = str(self.study.settings.absolute())
-        more = []
-        if arm.options.data.get("instructions"):
-            more += ["--config-yaml", _STUDY_CONFIG]
-        if stage == "stage1":
-            subsets = {"asr": ("train_asr", "dev_asr"), "both": ("train,train_asr", "dev")}
-            train, dev = subsets.get(arm.options.data.get("stage1", "st"), ("train", "dev"))
-            if train != "train":
-                more += ["--train-subset", train, "--valid-subset", dev]
-        if more and stage != "generate":
-            settings["EXTRA_TRAIN_ARGS"] = f"{settings.get('EXTRA_TRAIN_ARGS', '')} {shlex.join(more)}".strip()
+        if arm.options.data.get("instructions") and stage != "generate":
+            more = f"--config-yaml {_STUDY_CONFIG}"
+            settings["EXTRA_TRAIN_ARGS"] = f"{settings.get('EXTRA_TRAIN_ARGS', '')} {more}".strip()
         return settings
 
     def _deciding(self, settings: Mapping[str, str], two_stages: bool | None) -> dict[str, str]:
@@ -191,7 +184,7 @@ class Plan:
         if two_stages is None:
             without = ("STAGE2_", "ONE_STAGE")
         else:  # one stage gets the updates of both
-            without = ("STAGE1_", "ONE_STAGE") if two_stages else ("STAGE1_LR", "STAGE1_MODULES")
+            without = ("STAGE1_", "ONE_STAGE") if two_stages else ("STAGE1_LR", "STAGE1_MODULES", "STAGE1_TASK")
         left_out = (*_ELSEWHERE, *without)
         return {k: v for k, v in settings.items() if k not in skipped and not k.startswith(left_out)}
 
@@ -223,10 +216,6 @@ class Plan:
         if {"fraction", "max_wer"} & data.keys():
             fraction = ["--fraction", str(data.get("fraction", 1)), "--out", str(source)]
             commands.append(shlex.join([*select, "--manifest", str(target), *fraction]))
-        if data.get("stage1", "st") != "st":
-            for split in ("train", "dev"):
-                paths = ["--manifest", str(manifests / f"{split}.tsv"), "--out", str(manifests / f"{split}_asr.tsv")]
-                commands.append(shlex.join([*select, *paths, "--asr"]))
         if data.get("instructions"):
             language = settings.get("TGT_LANG") or self._of_file("TGT_LANG") or "de"
             text = CONFIG.format(tgt_lang=language) + yaml.safe_dump({"instructions": data["instructions"]})
