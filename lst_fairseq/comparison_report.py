@@ -90,18 +90,14 @@ def notes(results: Mapping[str, Any]) -> str:
 
 def table(results: Mapping[str, Any]) -> str:
     """The table in Markdown, its verdicts and notes; no heading and no line end."""
-    rows = [[_escape(cell) for cell in row] for row in cells(results)]
-    parts = [
-        _rows(rows),
-        "\n".join(f"- {_escape(sentence)}" for sentence in verdicts(results)),
-        _escape(notes(results)),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(part for part in [_table(results), _verdict_list(results), _escape(notes(results))] if part)
 
 
 def section(results: Mapping[str, Any]) -> str:
-    """A part of a README: heading, table, signatures; no line end."""
-    return "\n\n".join([f"### {_escape(heading(results))}", table(results), _signature_list(results)])
+    """A part of a README: heading, table, notes, and folded up the verdicts and signatures; no line end."""
+    parts = [f"### {_escape(heading(results))}", _table(results), _escape(notes(results))]
+    parts += ["<details><summary>Tests and signatures</summary>", _verdict_list(results), _signature_list(results)]
+    return "\n\n".join(part for part in [*parts, "</details>"] if part)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -139,6 +135,14 @@ def _differences(results: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str
 
 def _signatures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(system["name"], system.get("full_signature", system["signature"])) for system in results["systems"]]
+
+
+def _table(results: Mapping[str, Any]) -> str:
+    return _rows([[_escape(cell) for cell in row] for row in cells(results)])
+
+
+def _verdict_list(results: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {_escape(sentence)}" for sentence in verdicts(results))
 
 
 def _signature_list(results: Mapping[str, Any]) -> str:

@@ -9,8 +9,8 @@ Everything between these two lines of the README, which have to be there, is rep
     <!-- results: written by scripts/results_table.py -->
     <!-- end of results -->
 
-Each file gives a heading (its `title`, or corpus and split), the table, what the tests say, and the signatures. --check
-ends with an error where the section is not what the files give.
+Each file gives a heading (its `title`, or corpus and split), the table, and folded up what the tests say and the
+signatures. --check ends with an error where the section is not what the files give.
 """
 
 import argparse
