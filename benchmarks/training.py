@@ -23,7 +23,6 @@ not depend on them. Peak memory is what an update needs beyond what stands befor
 import argparse
 import ctypes
 import gc
-import json
 import sys
 import tempfile
 import time
@@ -47,6 +46,7 @@ from transformers import AutoModelForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 import lst_fairseq  # noqa: F401  (registers the plugin)
+from benchmarks.common import write_json
 from benchmarks.training_corpus import write_corpus
 from lst_fairseq.models import lst
 
@@ -350,9 +350,14 @@ def report(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]
                 print(f"plugin takes {1 / peers[name]['ratio']:.2f} times the time of {names[name]}")
             else:
                 print(f"plugin is {peers[name]['ratio']:.2f} times as fast as {names[name]}")
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     ratio = peers["corpus"]["ratio"] if "corpus" in peers else None
-    return {"ratio": ratio, "peer": names["corpus"], "peers": peers, **measured, "settings": settings}
+    return {
+        "ratio": ratio,
+        "peer": names["corpus"],
+        "peers": peers,
+        "unit": "times the target tokens a second",
+        **measured,
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -378,8 +383,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         result = report(measure(args, Path(folder)), args)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, args, f"Training {args.train_modules}, {args.layers} layers x {args.width}", **result)
 
 
 if __name__ == "__main__":
