@@ -14,11 +14,16 @@ LAST = "checkpoint_last.pt"
 KEYS_LISTED = 10
 
 
-def last_checkpoints(directory: Path, number: int) -> list[Path]:
+def last_checkpoints(directory: Path, number: int, or_fewer: bool = False) -> list[Path]:
     """The newest checkpoints that fairseq-train left in a folder, oldest first.
 
     Those saved every so many updates (``checkpoint_EPOCH_UPDATES.pt``), those of epochs' ends (``checkpointEPOCH.pt``),
     and ``checkpoint_last.pt`` unless it is of the same update as the newest of these.
+
+    Args:
+        directory: the run's --save-dir.
+        number: of checkpoints.
+        or_fewer: whether all of them will do where there are fewer, but at least one.
 
     Raises:
         CheckpointError: the folder has fewer.
@@ -32,7 +37,7 @@ def last_checkpoints(directory: Path, number: int) -> list[Path]:
     paths = sorted(named, key=named.__getitem__)
     if (last := directory / LAST).exists() and not (paths and _updates(last) == _updates(paths[-1])):
         paths.append(last)
-    if len(paths) < number:
+    if len(paths) < (1 if or_fewer else number):
         raise CheckpointError(
             f"{directory}: {number} checkpoints are to be averaged and it has {len(paths)} "
             f"({', '.join(path.name for path in paths) or 'none'}); average fewer, or let training keep more "

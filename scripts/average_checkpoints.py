@@ -24,16 +24,19 @@ from lst_fairseq.patches import CheckpointError
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="CHECKPOINT", help="files, or one folder with --last")
-    parser.add_argument("--last", type=int, metavar="N", help="of a folder: its newest N checkpoints")
+    newest = parser.add_mutually_exclusive_group()
+    newest.add_argument("--last", type=int, metavar="N", help="of a folder: its newest N checkpoints")
+    newest.add_argument("--at-most", type=int, metavar="N", help="the same, or all where it has fewer")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     args = parser.parse_args(argv)
     folder = len(args.inputs) == 1 and args.inputs[0].is_dir()
-    if folder != (args.last is not None):
-        parser.error("give one folder and --last N, or files without --last")
-    if args.last is not None and args.last < 1:
-        parser.error(f"--last {args.last}: give 1 or more")
+    number = args.at_most if args.last is None else args.last
+    if folder != (number is not None):
+        parser.error("give one folder and --last N or --at-most N, or files without either")
+    if number is not None and number < 1:
+        parser.error(f"{number} checkpoints: give 1 or more")
     try:
-        paths = last_checkpoints(args.inputs[0], args.last) if folder else args.inputs
+        paths = last_checkpoints(args.inputs[0], number, args.last is None) if folder else args.inputs
         checkpoint_utils.torch_persistent_save(average(paths), str(args.out))
     except (CheckpointError, OSError) as error:
         sys.exit(f"error: {error}")

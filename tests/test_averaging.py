@@ -77,6 +77,10 @@ def test_the_last_ones(tmp_path: Path) -> None:
         CheckpointError, match=r"9 checkpoints are to be averaged and it has 5 \(checkpoint_1_500\.pt, "
     ):
         last_checkpoints(tmp_path, 9)
+    assert len(last_checkpoints(tmp_path, 9, or_fewer=True)) == 5
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"it has 0 \(none\)"):
+        last_checkpoints(tmp_path / "empty", 9, or_fewer=True)
 
 
 def test_different_models(tmp_path: Path) -> None:

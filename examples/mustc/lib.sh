@@ -285,7 +285,7 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
     if [[ $AVERAGE != 1 ]]; then
         local CHECKPOINT=checkpoint_average$AVERAGE.pt
         [[ -e $dir/$CHECKPOINT ]] ||
-            python "$LST_ROOT/scripts/average_checkpoints.py" "$dir" --last "$AVERAGE" --out "$dir/$CHECKPOINT"
+            python "$LST_ROOT/scripts/average_checkpoints.py" "$dir" "${average_flag:---last}" "$AVERAGE" --out "$dir/$CHECKPOINT"
     fi
     if [[ -n $TUNE_BEAMS$TUNE_LENPENS ]]; then
         local BEAM=$BEAM LENPEN=$LENPEN

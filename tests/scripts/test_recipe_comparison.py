@@ -85,6 +85,10 @@ def test_mean_of_the_last_checkpoints_translates(sandbox: Sandbox) -> None:
     trained = sandbox.calls("fairseq-train")[-1]
     assert (value(trained, "--save-interval-updates"), value(trained, "--keep-interval-updates")) == ("2", "4")
     assert value(sandbox.calls("fairseq-generate")[-1], "--path").endswith("baseline/model/checkpoint_average4.pt")
+    assert "--last" in made(sandbox.calls("python"), "average_checkpoints.py")[-1]
+    # How many updates fit in a time, and so how many checkpoints there are, shows afterwards.
+    sandbox.run("baseline", BASELINE="timed", BASELINE_SECONDS="7", BASELINE_AVERAGE="4")
+    assert "--at-most" in made(sandbox.calls("python"), "average_checkpoints.py")[-1]
 
 
 def test_search_on_dev(sandbox: Sandbox) -> None:
