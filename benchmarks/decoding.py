@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel
-from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList
 
@@ -40,7 +39,7 @@ from benchmarks.common import (
     write_json,
 )
 from lst_fairseq.models.decoder import LlmDecoder, left_pad
-from lst_fairseq.search import use_fast_search
+from lst_fairseq.search import BeamSearchGenerator
 
 Hypotheses = list[tuple[list[int], float]]
 
@@ -91,11 +90,10 @@ def dictionary_of(size: int) -> Dictionary:
     return dictionary
 
 
-def generator_of(model: Any, dictionary: Dictionary, beam: int, tokens: int) -> SequenceGenerator:
-    """fairseq's generator as the task builds it; hypotheses end with their ``tokens``-th token and not before."""
-    generator = SequenceGenerator([model], dictionary, beam, max_len_b=tokens - 1, min_len=tokens - 1, len_penalty=1.0)
-    use_fast_search(generator, dictionary)
-    return generator
+def generator_of(model: Any, dictionary: Dictionary, beam: int, tokens: int) -> BeamSearchGenerator:
+    """The generator that the task builds; hypotheses end with their ``tokens``-th token and not before."""
+    limits = {"max_len_b": tokens - 1, "min_len": tokens - 1}
+    return BeamSearchGenerator([model], dictionary, beam, len_penalty=1.0, **limits)
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Task:
     llm: LlamaForCausalLM
     args: Namespace
     model: FairseqEncoderDecoderModel
-    generator: SequenceGenerator
+    generator: BeamSearchGenerator
     prefix: Tensor  # [B, P, E], right-padded
     lengths: Tensor  # [B]
 

@@ -30,7 +30,7 @@ from lst_fairseq.models.frontends import FRONTENDS, encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
-from lst_fairseq.search import use_fast_search
+from lst_fairseq.search import BeamSearchGenerator
 from lst_fairseq.sharding.config import ShardingConfig
 
 logger = logging.getLogger(__name__)
@@ -332,11 +332,11 @@ class LstTask(SpeechToTextTask):
             args = type(args)(**vars(args)) if not hasattr(args, "copy") else args.copy()
             args.max_len_a = args.max_len_a / SAMPLE_RATE
         logger.info(SIGNATURE + json.dumps(models[0].signature()))
-        generator = FairseqTask.build_generator(
+        if seq_gen_cls is None and not getattr(args, "print_alignment", False):
+            seq_gen_cls = BeamSearchGenerator
+        return FairseqTask.build_generator(
             self, models, args, seq_gen_cls=seq_gen_cls, extra_gen_cls_kwargs=extra_gen_cls_kwargs
         )
-        use_fast_search(generator, self.tgt_dict)
-        return generator
 
     def begin_epoch(self, epoch: int, model: BaseFairseqModel) -> None:
         """Make sure that all processes train the same model: legacy_ddp broadcasts no initial parameters."""
