@@ -12,6 +12,8 @@ from lst_fairseq.patches import CheckpointError
 
 LAST = "checkpoint_last.pt"
 KEYS_LISTED = 10
+#: Batch normalisation's number of updates, of which the newest checkpoint's is kept.
+COUNTER = ".num_batches_tracked"
 
 
 def last_checkpoints(directory: Path, number: int, or_fewer: bool = False) -> list[Path]:
@@ -49,7 +51,8 @@ def last_checkpoints(directory: Path, number: int, or_fewer: bool = False) -> li
 def average(paths: list[Path]) -> dict[str, Any]:
     """The newest checkpoint with the mean of all of them as its parameters, and without the state of the optimiser.
 
-    Floating-point tensors are added up in float64, one after the other; all others have to be equal.
+    Floating-point tensors are added up in float64, one after the other; all others have to be equal, but for
+    counts of updates.
 
     Args:
         paths: checkpoints of one run, oldest first.
@@ -72,7 +75,7 @@ def average(paths: list[Path]) -> dict[str, Any]:
                 raise CheckpointError(f"{path}: {name} is {list(value.shape)}, in {paths[0]} {list(total[name].shape)}")
             elif value.is_floating_point():
                 total[name] += value
-            elif not torch.equal(total[name], value):
+            elif not torch.equal(total[name], value) and not name.endswith(COUNTER):
                 raise CheckpointError(f"{path}: {name} differs from {paths[0]}'s and is no number to average")
     state["model"] = {
         name: (total[name] / len(paths)).to(value.dtype) if value.is_floating_point() else value

@@ -60,6 +60,17 @@ def test_types_are_kept(tmp_path: Path) -> None:
     assert model["count"].dtype == torch.int64 and model["count"].item() == 7
 
 
+def test_batch_normalisation_keeps_the_newest_count(tmp_path: Path) -> None:
+    paths = []
+    for updates in (3, 5):
+        norm = torch.nn.BatchNorm1d(2)
+        norm.running_mean += updates
+        norm.num_batches_tracked += updates
+        paths.append(save(tmp_path / f"{updates}.pt", **norm.state_dict(prefix="norm.")))
+    model = average(paths)["model"]
+    assert model["norm.num_batches_tracked"].item() == 5 and model["norm.running_mean"].tolist() == [4.0, 4.0]
+
+
 def test_the_last_ones(tmp_path: Path) -> None:
     for epoch, updates in ((1, 500), (2, 1000), (9, 4500), (10, 5000)):
         save(tmp_path / f"checkpoint_{epoch}_{updates}.pt", updates)
