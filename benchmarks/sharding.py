@@ -15,7 +15,6 @@ parameters, gradients and states.
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -38,6 +37,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Wav2Vec2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from benchmarks.common import write_json
 from lst_fairseq.memory import Sharding, sharded_bytes, state_bytes
 from lst_fairseq.models.config import LstModelConfig
 from lst_fairseq.models.deferred import deferred_weights
@@ -46,6 +46,7 @@ from lst_fairseq.sharding.engine import ShardingSettings, build_mesh, shard
 from lst_fairseq.task import LstTask, LstTaskConfig
 
 MB = 1e6
+TOLERANCE = 1e-5  # of the losses of both engines
 CPU = torch.device("cpu")
 VOCABULARY = 1000
 
@@ -271,10 +272,19 @@ def report(args: argparse.Namespace, found: dict[str, Any], planned: dict[str, d
         f"throughput {seconds['plain'] / seconds['sharded']:.2f} times plain; sharded sends "
         f"{sent['sharded'] / theory:.2f} times FSDP's 3 x parameters ({theory / MB:.1f} MB)"
     )
-    if args.json:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-        result = {**found, "planned": planned, "theory": theory, "settings": settings}
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(
+        args.json,
+        args,
+        f"Fully sharded training, {args.processes} processes, {args.layers} layers x {args.width}",
+        peer="plain data parallelism on the same processes",
+        ratio=seconds["plain"] / seconds["sharded"],
+        unit=f"times the speed; {sent['sharded'] / theory:.2f} of FSDP's 3 x parameters sent",
+        identical=difference < TOLERANCE,
+        loss_difference=difference,
+        **found,
+        planned=planned,
+        theory=theory,
+    )
 
 
 if __name__ == "__main__":
