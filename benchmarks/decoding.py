@@ -122,7 +122,7 @@ class Task:
         return cls(llm, args, model, generator, prefix, lengths)
 
     def plugin(self) -> Hypotheses:
-        """fairseq's generator over the plugin's decoder."""
+        """The plugin's generator over its decoder."""
         sample = {"net_input": {"src_tokens": self.prefix, "src_lengths": self.lengths}}
         hypotheses = self.generator.generate([self.model], sample)
         return [(beams[0]["tokens"].tolist(), float(beams[0]["score"])) for beams in hypotheses]

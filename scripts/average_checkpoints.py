@@ -5,8 +5,8 @@
     python scripts/average_checkpoints.py checkpoint_1_500.pt checkpoint_1_1000.pt --out average.pt
 
 Works on checkpoints of this plugin (which hold what was trained) and on those of fairseq's own models. A folder stands
-for the --last checkpoints in it. The result holds no state of the optimiser: it translates, or starts another run
-(--finetune-from-model), but training does not go on from it.
+for the --last or --at-most checkpoints in it. The result holds no state of the optimiser: it translates, or starts
+another run (--finetune-from-model), but training does not go on from it.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from lst_fairseq.patches import CheckpointError
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="CHECKPOINT", help="files, or one folder with --last")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="CHECKPOINT", help="files, or one folder")
     newest = parser.add_mutually_exclusive_group()
     newest.add_argument("--last", type=int, metavar="N", help="of a folder: its newest N checkpoints")
     newest.add_argument("--at-most", type=int, metavar="N", help="the same, or all where it has fewer")

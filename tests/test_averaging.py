@@ -94,6 +94,23 @@ def test_the_last_ones(tmp_path: Path) -> None:
         last_checkpoints(tmp_path / "empty", 9, or_fewer=True)
 
 
+def test_at_most_so_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for updates in (1, 3):
+        save(run / f"checkpoint_1_{updates}.pt", updates, weight=torch.tensor([float(updates)]))
+    average_checkpoints(run, "--at-most", 5, "--out", tmp_path / "mean.pt")
+    assert read_checkpoint(tmp_path / "mean.pt")["model"]["weight"].item() == 2.0
+    for wrong, message in (
+        (["--last", 0], "0 checkpoints: give 1 or more"),
+        ([], "give one folder and --last N or --at-most N"),
+        (["--last", 1, "--at-most", 2], "not allowed with argument --last"),
+    ):
+        with pytest.raises(SystemExit):
+            average_checkpoints(run, *wrong, "--out", tmp_path / "none.pt")
+        assert message in capsys.readouterr().err
+
+
 def test_different_models(tmp_path: Path) -> None:
     first = save(tmp_path / "a.pt", weight=torch.zeros(2), bias=torch.zeros(2))
     with pytest.raises(CheckpointError, match=r"b\.pt: not of the same model as .*a\.pt; .*: bias, gain"):
