@@ -324,8 +324,10 @@ tune_search() { # SYSTEM DIRECTORY DATA USER-DIR ARGUMENT...
         for lenpen in "${lenpens[@]}"; do
             name=beam$beam-lenpen$lenpen
             translate dev "$1/$name" "${@:2}" --beam "$beam" --lenpen "$lenpen"
-            score dev "$1, beam $beam, length penalty $lenpen" "$WORK/hypotheses/$1/$name/dev" "$tried/$name.json" \
-                --triples 0 --extra "split=dev" "beam=$beam" "lenpen=$lenpen"
+            if [[ ! $tried/$name.json -nt $WORK/hypotheses/$1/$name/dev/.done ]]; then
+                score dev "$1, beam $beam, length penalty $lenpen" "$WORK/hypotheses/$1/$name/dev" "$tried/$name.json" \
+                    --triples 0 --extra "split=dev" "beam=$beam" "lenpen=$lenpen"
+            fi
             files+=("$tried/$name.json")
         done
     done

@@ -143,7 +143,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         logits = self._score_packed(prev_output_tokens, fed, fed if kept is None else kept, content, mask)
         if kept is None:
             places = fed.flatten().cumsum(dim=0) - 1
-            logits = logits.index_select(0, places).view(*fed.shape, -1)
+            logits = reshaped(logits.index_select(0, places), *fed.shape)
         return logits, {"attn": None}
 
     def _score_padded(self, prev_output_tokens: Tensor, content: Tensor, mask: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
             packed=packed,
             **arguments,
         )
-        return output.logits.squeeze(0)
+        return reshaped(output.logits, places.numel())
 
     def _logits(self, inputs: Tensor, keep: int, **arguments: Any) -> Tensor:
         """The LLM's logits [B, keep, V] at the last positions of its input [B, L, E]."""
@@ -247,6 +247,14 @@ class LlmDecoder(FairseqIncrementalDecoder):
         if "cache" in incremental_state:
             incremental_state["cache"].reorder(new_order)
         return incremental_state
+
+
+def reshaped(logits: Tensor, *shape: int) -> Tensor:
+    """Fresh logits [..., V] as [*shape, V], on the same memory but, to autograd, no view.
+
+    FSDP2 hangs its hook for the backward pass on what a model returns, and warns of views: writing to one loses the hook.
+    """
+    return torch.ops.aten._unsafe_view(logits, [*shape, logits.size(-1)])
 
 
 def positions(mask: Tensor) -> Tensor:

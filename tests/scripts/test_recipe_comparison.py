@@ -102,6 +102,9 @@ def test_search_on_dev(sandbox: Sandbox) -> None:
     score = sandbox.calls("score")[-1]
     assert "lenpen=1.4" in score and "tuned=dev, beam of 1 8, lenpen of 0.6 1.4 1.0" in score
     assert "lenpen=1.4" in sandbox.calls("score")[-2] and "split=dev" in sandbox.calls("score")[-3]
+    scored = len(sandbox.calls("score"))
+    sandbox.run("run", TUNE_BEAMS="1 8", TUNE_LENPENS="0.6 1.4 1.0")
+    assert not any("split=dev" in call for call in sandbox.calls("score")[scored:])  # nothing has changed since
 
 
 def test_search_for_the_baseline(sandbox: Sandbox) -> None:

@@ -171,6 +171,14 @@ def test_ways_to_divide_change_nothing(way, done):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_engine_has_nothing_to_warn_of(world_size, done):
+    for log in (done.folder / str(world_size)).glob("rank*.log"):
+        text = log.read_text(encoding="utf-8")
+        assert "=== run" in text and "FSDP2-wrapped" not in text
+
+
+@pytest.mark.slow
 def test_groups_that_hold_the_same(done):
     """Hybrid sharding: two groups of two processes each."""
     assert_same_steps(done.steps["4/hybrid"], done.steps["1/plain stage2"][:3])

@@ -1,0 +1,93 @@
+"""Stage 1 of the recipe under torchrun, on two nodes' worth of processes, and under Slurm: what one process trains."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ranks import free_port
+from tests.recipe import RECIPE
+from tests.running import read_checkpoint
+
+# One process for each task, in the environment that Slurm gives it.
+SRUN = """\
+while [[ $1 == --* ]]; do shift; done
+for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_STEP_ID=0 "$@" & pids+=($!); done
+for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
+"""
+
+
+class Recipe:
+    """The recipe's scripts with real commands, on tiny backbones."""
+
+    def __init__(self, root: Path, corpus: Path, backbones: dict[str, str]):
+        self.root = root
+        commands = root / "bin"
+        commands.mkdir()
+        (commands / "srun").write_text("#!/usr/bin/env bash\n" + SRUN)
+        (commands / "srun").chmod(0o755)
+        self.settings = {
+            **{name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")},
+            "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": sys.prefix,
+            "OMP_NUM_THREADS": "1",
+            "MANIFESTS": str(corpus), "SPLITS": "test",
+            "SPEECH_ENCODER": backbones["wav2vec2"], "LLM": backbones["llama"], "ARCH": "lst_tiny",
+            "STAGE1_UPDATES": "4", "BATCH": "1", "GLOBAL_BATCH": "2", "NUM_WORKERS": "0", "PRECISION": "fp32",
+        }  # fmt: skip
+
+    def start(self, work: str, *command: str, **settings: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", *(str(RECIPE / part) if part.endswith(".sh") else part for part in command)],
+            env={**self.settings, "WORK": str(self.root / work), **settings},
+            cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def run(self, work: str, *command: str, **settings: str) -> None:
+        finish(self.start(work, *command, **settings))
+
+    def adapter(self, work: str) -> dict[str, torch.Tensor]:
+        return read_checkpoint(self.root / work / "stage1" / "checkpoint_last.pt")["model"]
+
+
+def finish(*processes: subprocess.Popen[str]) -> None:
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
+
+
+@pytest.fixture(scope="module")
+def recipe(corpus, backbones, tmp_path_factory) -> Recipe:
+    recipe = Recipe(tmp_path_factory.mktemp("recipe"), corpus, backbones)
+    for work in ("one", "torchrun", "slurm"):
+        recipe.run(work, "prep.sh")
+    recipe.run("one", "stage1.sh")
+    return recipe
+
+
+def assert_same_adapter(recipe: Recipe, work: str) -> None:
+    got, wanted = recipe.adapter(work), recipe.adapter("one")
+    assert list(got) == list(wanted) and wanted
+    for name, tensor in wanted.items():
+        assert torch.allclose(got[name], tensor, rtol=1e-5, atol=1e-5), name
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_nodes(recipe):
+    """Each node calls the script; the first one alone writes the log and marks the step as done."""
+    meeting = {"NODES": "2", "GPUS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    flags = {"EXTRA_TRAIN_ARGS": "--ddp-backend fully_sharded"}
+    finish(*(recipe.start("torchrun", "torchrun.sh", "stage1.sh", NODE_RANK=rank, **meeting, **flags) for rank in "01"))
+    assert_same_adapter(recipe, "torchrun")
+
+
+@pytest.mark.slow
+def test_slurm_with_a_shared_folder(recipe):
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    submitted = {"LST_ROOT": str(RECIPE.parents[1]), "RENDEZVOUS": str(recipe.root / "meeting")}
+    recipe.run("slurm", "slurm.sh", "stage1.sh", **job, **submitted)
+    assert_same_adapter(recipe, "slurm")
+    log = (recipe.root / "slurm" / "stage1" / "train.log").read_text(encoding="utf-8")
+    assert "fully_sharded" in log and f"file://{recipe.root}/meeting/lst-7-0-0" in log
