@@ -25,7 +25,10 @@ import lst_fairseq
 logger = logging.getLogger(__name__)
 
 #: Settings that may differ from one process to another.
-OWN_SETTINGS = {"distributed_rank", "device_id", "distributed_num_procs", "distributed_init_method", "distributed_port"}
+OWN_SETTINGS = {
+    "distributed_rank", "device_id", "distributed_num_procs", "distributed_init_method", "distributed_port",
+    "log_format", "log_interval",
+}  # fmt: skip
 #: Folders may lie elsewhere on each node, and what is in them is compared later.
 PATHS = {
     "data", "save_dir", "speech_encoder", "llm", "user_dir", "log_file", "tensorboard_logdir", "cache_features",

@@ -39,15 +39,15 @@ class Recipe:
             "STAGE1_UPDATES": "4", "BATCH": "1", "GLOBAL_BATCH": "2", "NUM_WORKERS": "0", "PRECISION": "fp32",
         }  # fmt: skip
 
-    def start(self, work: str, *command: str, **settings: str) -> subprocess.Popen[str]:
+    def start(self, work: str, script: str, *arguments: str, **settings: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["bash", *(str(RECIPE / part) if part.endswith(".sh") else part for part in command)],
+            ["bash", str(RECIPE / script), *arguments],
             env={**self.settings, "WORK": str(self.root / work), **settings},
             cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, work: str, *command: str, **settings: str) -> None:
-        finish(self.start(work, *command, **settings))
+    def run(self, work: str, script: str, *arguments: str, **settings: str) -> None:
+        finish(self.start(work, script, *arguments, **settings))
 
     def adapter(self, work: str) -> dict[str, torch.Tensor]:
         return read_checkpoint(self.root / work / "stage1" / "checkpoint_last.pt")["model"]
@@ -61,8 +61,10 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 @pytest.fixture(scope="module")
 def recipe(corpus, backbones, tmp_path_factory) -> Recipe:
     recipe = Recipe(tmp_path_factory.mktemp("recipe"), corpus, backbones)
-    for work in ("one", "torchrun", "slurm"):
-        recipe.run(work, "prep.sh")
+    recipe.run("one", "prep.sh")
+    for work in ("torchrun", "slurm"):
+        (recipe.root / work).mkdir()
+        (recipe.root / work / "data").symlink_to(recipe.root / "one" / "data")
     recipe.run("one", "stage1.sh")
     return recipe
 

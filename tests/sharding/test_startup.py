@@ -36,11 +36,14 @@ def both(store: Any, notes: list[dict[str, str]], sizes: tuple[int, int] = (2, 2
 
 @pytest.fixture
 def notes(corpus, backbones, tmp_path) -> list[dict[str, str]]:
-    """Of two processes with the same command, each with its rank and its own folders."""
+    """Of two processes with the same command, each with its rank, its own folders and its own way to show progress."""
     configurations = [
-        train_configuration(corpus, backbones, tmp_path / str(rank), distributed_world_size=2, distributed_rank=rank)
-        for rank in range(2)
-    ]
+        train_configuration(
+            corpus, backbones, tmp_path / str(rank),
+            distributed_world_size=2, distributed_rank=rank, log_format=log, log_interval=10 + rank,
+        )
+        for rank, log in enumerate(("simple", "none"))
+    ]  # fmt: skip
     return [note(cfg) for cfg in configurations]
 
 
