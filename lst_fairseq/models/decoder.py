@@ -252,7 +252,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
 def reshaped(logits: Tensor, *shape: int) -> Tensor:
     """Fresh logits [..., V] as [*shape, V], on the same memory but, to autograd, no view.
 
-    FSDP2 hangs its hook for the backward pass on what a model returns, and warns of a view: writing to it loses the hook.
+    FSDP2 hangs its hook for the backward pass on what a model returns, and a view may lose it: the engine warns of one.
     """
     return torch.ops.aten._unsafe_view(logits, [*shape, logits.size(-1)])
 
