@@ -55,7 +55,8 @@ if wanted conformer; then
     done_systems+=(conformer)
 fi
 if wanted wav2vec; then
-    step BASELINE=wav2vec BASELINE_FEATURES=frontend "${untried[@]}" baseline
+    step BASELINE=wav2vec BASELINE_FEATURES=frontend BASELINE_MAX_TOKENS="${WAV2VEC_MAX_TOKENS:-$BASELINE_MAX_TOKENS}" \
+        "${untried[@]}" baseline
     done_systems+=(wav2vec)
 fi
 if wanted text || wanted cascade; then step text; fi

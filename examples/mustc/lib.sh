@@ -39,11 +39,11 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     need_choice STAGE1_TASK "$STAGE1_TASK" st asr both
     need_choice FORCE "$FORCE" 0 1
     for name in STAGE1_UPDATES STAGE2_UPDATES ONE_STAGE_UPDATES TEXT_UPDATES UPDATE_FREQ WORLD_SIZE BATCH \
-        BASELINE_UPDATES BASELINE_SAVE_INTERVAL; do
+        BASELINE_UPDATES BASELINE_SAVE_INTERVAL WAV2VEC_MAX_TOKENS; do
         [[ ${!name} =~ ^([1-9][0-9]*)?$ ]] || die "$name=${!name}: give a whole number above 0, or leave it empty"
     done
     for name in STAGE1_EPOCHS STAGE2_EPOCHS GLOBAL_BATCH MAX_TOKENS LOG_INTERVAL SAVE_INTERVAL \
-        AVERAGE BASELINE_AVERAGE BEAM MAX_LEN_B GEN_BATCH_TOKENS; do
+        AVERAGE BASELINE_AVERAGE BASELINE_MAX_TOKENS BASELINE_UPDATE_FREQ BEAM MAX_LEN_B GEN_BATCH_TOKENS; do
         [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}: give a whole number above 0"
     done
     need_numbers TUNE_BEAMS '[1-9][0-9]*'

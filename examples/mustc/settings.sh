@@ -155,6 +155,8 @@ SYSTEMS=${SYSTEMS-two-stage one-stage lora s2t conformer wav2vec text cascade}
 LORA_LR=${LORA_LR-2e-4}
 # Further arguments of fairseq-train for the conformer, in place of BASELINE_ARGS.
 CONFORMER_ARGS=${CONFORMER_ARGS-}
+# Frames that the Transformer on the speech encoder takes at once. Empty: BASELINE_MAX_TOKENS.
+WAV2VEC_MAX_TOKENS=${WAV2VEC_MAX_TOKENS-}
 
 # --- text alone (text.sh, cascade.sh) ---------------------------------------------------------------------------------
 # Updates and trained modules of the LLM on the corpus's text pairs. Empty: stage 2's updates.

@@ -14,8 +14,9 @@ def made(calls: list[list[str]], script: str) -> list[list[str]]:
 def test_all_systems(sandbox: Sandbox) -> None:
     """Each one is trained, translates both splits and is in the table of each, tested against s2t."""
     sandbox.run(
-        "compare", BASELINE_UPDATES="10", TEXT_UPDATES="7", BASELINE_LRS="1e-3 2e-3", CONFORMER_ARGS="--small 1"
-    )
+        "compare", BASELINE_UPDATES="10", TEXT_UPDATES="7", BASELINE_LRS="1e-3 2e-3", CONFORMER_ARGS="--small 1",
+        WAV2VEC_MAX_TOKENS="77",
+    )  # fmt: skip
     trained = sandbox.calls("fairseq-train")
     archs = [value(call, "--arch") for call in trained]
     lst, s2t, conformer = ["lst_7b"] * 4, ["s2t_transformer_s"], ["s2t_conformer"]
@@ -24,6 +25,7 @@ def test_all_systems(sandbox: Sandbox) -> None:
     assert modules == ["adapter", "adapter,llm", "adapter,llm", "adapter,lora", "llm"]
     assert value(trained[3], "--lr") == "2e-4"
     assert [("--small" in call) for call in trained[4:]] == [False] * 4 + [True] * 2 + [False] * 3
+    assert [value(call, "--max-tokens") == "77" for call in trained[4:]] == [False] * 6 + [True] * 2 + [False]
     # The search is for s2t; the others take the recipe's learning rate, and translations only once.
     assert [value(call, "--max-update") for call in trained[4:]] == ["2", "2", "4", "6", "4", "6", "4", "6", "7"]
 
