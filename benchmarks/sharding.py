@@ -268,6 +268,17 @@ def report(args: argparse.Namespace, found: dict[str, Any], planned: dict[str, d
             f"load and +{steps / MB:.0f} MB in steps; planned {states['weights'] / MB:.0f} weights, "
             f"{states['gradients'] / MB:.0f} gradients, {states['optimizer'] / MB:.0f} states"
         )
+    rows = [
+        (name, seconds[name], sent[name], grown[name]["loading"], grown[name]["steps"], *planned[name].values())
+        for name in ("plain", "sharded")
+    ]
+    columns = ["a process", "seconds a step", "MB sent", "MB to load", "MB more in steps"]
+    columns += ["planned MB: weights", "gradients", "states"]
+    table = [
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *(f"| {n} | {t:.2f} | {' | '.join(f'{size / MB:,.0f}' for size in sizes)} |" for n, t, *sizes in rows),
+    ]
     print(
         f"throughput {seconds['plain'] / seconds['sharded']:.2f} times plain; sharded sends "
         f"{sent['sharded'] / theory:.2f} times FSDP's 3 x parameters ({theory / MB:.1f} MB)"
@@ -282,6 +293,7 @@ def report(args: argparse.Namespace, found: dict[str, Any], planned: dict[str, d
         identical=difference < TOLERANCE,
         loss_difference=difference,
         **found,
+        table="\n".join(table),
         planned=planned,
         theory=theory,
     )
