@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq_cli import train
 
+from tests.helpers import parse_train
 from tests.ranks import free_port
 from tests.recipe import RECIPE
-from tests.running import read_checkpoint
+from tests.running import USER_DIR, forget_runs, read_checkpoint
 
 # One process for each task, in the environment that Slurm gives it.
 SRUN = """\
@@ -46,12 +48,6 @@ class Recipe:
             cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, work: str, script: str, *arguments: str, **settings: str) -> None:
-        finish(self.start(work, script, *arguments, **settings))
-
-    def adapter(self, work: str) -> dict[str, torch.Tensor]:
-        return read_checkpoint(self.root / work / "stage1" / "checkpoint_last.pt")["model"]
-
 
 def finish(*processes: subprocess.Popen[str]) -> None:
     outputs = [process.communicate(timeout=300)[0] for process in processes]
@@ -61,34 +57,45 @@ def finish(*processes: subprocess.Popen[str]) -> None:
 @pytest.fixture(scope="module")
 def recipe(corpus, backbones, tmp_path_factory) -> Recipe:
     recipe = Recipe(tmp_path_factory.mktemp("recipe"), backbones)
-    for work in ("one", "torchrun", "slurm"):  # as prep.sh leaves it
+    for work in ("torchrun", "slurm"):  # as prep.sh leaves it
         shutil.copytree(corpus, recipe.root / work / "data")
         (recipe.root / work / "data" / ".done").write_text("prepared\n")
-    recipe.run("one", "stage1.sh")
     return recipe
 
 
-def assert_same_adapter(recipe: Recipe, work: str) -> None:
-    got, wanted = recipe.adapter(work), recipe.adapter("one")
+def assert_as_one_process(stage1: Path, data: Path) -> None:
+    """The adapter in a step's folder is what this process trains with the step's settings, without the engine."""
+    flags = dict(line.split(" ", 1) for line in (stage1 / ".settings").read_text().splitlines())
+    assert flags.pop("--ddp-backend") == "fully_sharded" and flags.pop("--data")
+    assert flags.pop("--update-freq") == "1"  # of two processes
+    given = [word for flag in flags.items() for word in flag]
+    folder = stage1.parent / "alone"
+    plain = [
+        str(data), "--cpu", "--user-dir", USER_DIR, "--num-workers", "0", "--update-freq", "2",
+        "--save-dir", str(folder), "--no-epoch-checkpoints", "--disable-validation",
+    ]  # fmt: skip
+    forget_runs()
+    train.main(parse_train([*plain, *given]))
+    got, wanted = (read_checkpoint(path / "checkpoint_last.pt")["model"] for path in (stage1, folder))
     assert list(got) == list(wanted) and wanted
     for name, tensor in wanted.items():
         assert torch.allclose(got[name], tensor, rtol=1e-5, atol=1e-5), name
 
 
 @pytest.mark.slow
-def test_torchrun_on_two_nodes(recipe):
+def test_torchrun_on_two_nodes(recipe, corpus):
     """Each node calls the script; the first one alone writes the log and marks the step as done."""
     meeting = {"NODES": "2", "GPUS": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     flags = {"EXTRA_TRAIN_ARGS": "--ddp-backend fully_sharded"}
     finish(*(recipe.start("torchrun", "torchrun.sh", "stage1.sh", NODE_RANK=rank, **meeting, **flags) for rank in "01"))
-    assert_same_adapter(recipe, "torchrun")
+    assert_as_one_process(recipe.root / "torchrun" / "stage1", corpus)
 
 
 @pytest.mark.slow
-def test_slurm_with_a_shared_folder(recipe):
+def test_slurm_with_a_shared_folder(recipe, corpus):
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     submitted = {"LST_ROOT": str(RECIPE.parents[1]), "RENDEZVOUS": str(recipe.root / "meeting")}
-    recipe.run("slurm", "slurm.sh", "stage1.sh", **job, **submitted)
-    assert_same_adapter(recipe, "slurm")
+    finish(recipe.start("slurm", "slurm.sh", "stage1.sh", **job, **submitted))
+    assert_as_one_process(recipe.root / "slurm" / "stage1", corpus)
     log = (recipe.root / "slurm" / "stage1" / "train.log").read_text(encoding="utf-8")
-    assert "fully_sharded" in log and f"file://{recipe.root}/meeting/lst-7-0-0" in log
+    assert f"file://{recipe.root}/meeting/lst-7-0-0" in log
