@@ -1,6 +1,7 @@
 """What the benchmarks share: an LLM of a given size, clocks, peak memory, and the file that each writes."""
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -162,6 +163,11 @@ class PeakMemory:
     @property
     def added(self) -> int:
         return max(0, self.peak - self.before)
+
+
+def give_freed_memory_back() -> None:
+    """Let a process's size show what it holds: glibc keeps freed tensors unless each has pages of its own."""
+    ctypes.CDLL(None).mallopt(-3, 64 * 1024)  # M_MMAP_THRESHOLD, mallopt(3)
 
 
 def resident_bytes(kind: str = "VmRSS") -> int:

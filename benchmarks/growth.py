@@ -14,7 +14,6 @@ logarithms over the larger half of the points: 1 is linear, 0 constant.
 """
 
 import argparse
-import ctypes
 import gc
 import itertools
 import math
@@ -38,6 +37,7 @@ from benchmarks.common import (
     add_device_arguments,
     add_llm_arguments,
     device_of,
+    give_freed_memory_back,
     timed,
     write_json,
 )
@@ -271,8 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     device = device_of(args)
-    # glibc keeps freed memory of small tensors for itself, unless each has pages of its own (mallopt(3)).
-    ctypes.CDLL(None).mallopt(-3, 64 * 1024)
+    give_freed_memory_back()
     args.out.mkdir(parents=True, exist_ok=True)
     curves: list[Curve] = []
     for curve in itertools.chain(model_curves(args, device), startup_curves(args) if "startup" in args.only else ()):

@@ -4,8 +4,11 @@
     python benchmarks/host_memory.py                          # CPU, tiny models
     python benchmarks/host_memory.py --sentences 2000 --json host_memory.json
 
-Sentences come from a manifest, in batches by --max-tokens, through the task's generator as in fairseq-generate. Memory
-is looked at ten times; what it grows by after the first tenth, in which allocators settle, should be nothing.
+Sentences come from a manifest, in batches by --max-tokens, through the task's generator as in fairseq-generate, but
+shuffled: in order of length, later batches have more rows, which need more memory without keeping any. Memory is looked
+at ten times; what it grows by after the first tenth should be next to nothing. glibc is told to give freed memory back,
+as MALLOC_MMAP_THRESHOLD_=65536 in the environment does; left to itself (--keep-freed) it keeps hundreds of MiB of it,
+since no two batches are alike.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from benchmarks.common import MIB, add_device_arguments, device_of, resident_bytes, write_json
+from benchmarks.common import MIB, add_device_arguments, device_of, give_freed_memory_back, resident_bytes, write_json
 from benchmarks.loading import batches, to
 from benchmarks.startup import build, write_corpus, write_models
 
@@ -36,7 +39,7 @@ def measure(folder: Path, args: Namespace, device: torch.device) -> dict[str, An
     task.load_dataset("train")
     generator = task.build_generator([model], Namespace(beam=args.beam, max_len_b=args.tokens, min_len=args.tokens))
     n_sentences, resident = 0, []
-    for sample in batches(task, args.max_tokens, 0):
+    for sample in batches(task, args.max_tokens, 0, shuffle=True):
         n_sentences += len(task.inference_step(generator, [model], to(device, sample)))
         if n_sentences * LOOKS >= args.sentences * (len(resident) + 1):
             gc.collect()
@@ -52,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-tokens", type=int, default=4000, help="LLM positions of a batch (4000)")
     parser.add_argument("--beam", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=5, help="of each hypothesis (5)")
+    parser.add_argument("--keep-freed", action="store_true", help="leave it to glibc what freed memory it keeps")
     add_device_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     return parser
@@ -59,6 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    if not args.keep_freed:
+        give_freed_memory_back()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), args, device_of(args))
     print(f"growth after the first tenth: {result['growth_mib']:.1f} MiB")

@@ -28,10 +28,10 @@ from benchmarks.model import Training
 from lst_fairseq.data.audio import SAMPLE_RATE
 
 
-def batches(task: Any, max_tokens: int, workers: int) -> Any:
-    """An epoch's batches, one after the other."""
+def batches(task: Any, max_tokens: int, workers: int, shuffle: bool = False) -> Any:
+    """An epoch's batches, one after the other: the longest utterances first, or shuffled."""
     iterator = task.get_batch_iterator(task.dataset("train"), max_tokens=max_tokens, num_workers=workers)
-    return iterator.next_epoch_itr(shuffle=False)
+    return iterator.next_epoch_itr(shuffle=shuffle)
 
 
 def bytes_read() -> int:
