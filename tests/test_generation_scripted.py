@@ -76,11 +76,11 @@ class ScriptedLlm(nn.Module):
         inputs_embeds: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        past_key_values: DynamicCache,
+        cache: DynamicCache,
         use_cache: bool,
         logits_to_keep: int,
     ) -> SimpleNamespace:
-        content, _ = past_key_values.update(inputs_embeds.unsqueeze(1), inputs_embeds.unsqueeze(1), 0)
+        content, _ = cache.update(inputs_embeds.unsqueeze(1), inputs_embeds.unsqueeze(1), 0)
         assert use_cache and content.size(2) == attention_mask.size(1)
         expected_positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.size(1) :]
         assert torch.equal(position_ids, expected_positions)

@@ -57,7 +57,7 @@ class FannedOutCache:
         """The LLM's arguments for the next tokens of each beam, which the cache takes up."""
         self.mask = torch.cat([self.mask, self.mask.new_ones(self.mask.size(0), n_tokens)], dim=1)
         positions = (self.mask.long().cumsum(dim=1) - 1)[:, -n_tokens:]
-        cached = {"past_key_values": self.cache, "use_cache": True}
+        cached = {"cache": self.cache, "use_cache": True}
         return {**cached, "attention_mask": self.mask.long(), "position_ids": positions}
 
     def reorder(self, order: Tensor) -> None:
@@ -130,7 +130,7 @@ class SharedPrefixCache:
         self.n_tokens += n_tokens
         self._penalties.clear()
         positions = (self.lengths[:, None, None] + steps).expand(-1, self.beam, -1).flatten(0, 1)
-        return {"past_key_values": None, "use_cache": False, "position_ids": positions, "shared_prefix": self}
+        return {"use_cache": False, "position_ids": positions, "shared_prefix": self}
 
     def _make_room(self, n_slots: int) -> None:
         """Before that many slots are added, give up those that no beam sees, and grow where there is too little room.

@@ -18,7 +18,7 @@ from lst_fairseq.models.beam_cache import (
     say_fanned_out,
     shares_prefixes,
 )
-from lst_fairseq.models.llm import check_llm, position_limit
+from lst_fairseq.models.llm import cache_argument, check_llm, position_limit
 from lst_fairseq.models.packing import ATTENTION, PackedRows, packs
 
 
@@ -63,6 +63,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         self.freeze = freeze
         self.llm_arguments = set(inspect.signature(llm.forward).parameters)
         check_llm(llm, self.llm_arguments)
+        self.cache_argument = cache_argument(self.llm_arguments)
         self.shares_prefixes = shares_prefixes(llm, self.llm_arguments)
         self.packs = packs(llm, self.llm_arguments)
         self.llm_positions = position_limit(llm.config)
@@ -157,7 +158,6 @@ class LlmDecoder(FairseqIncrementalDecoder):
             prev_output_tokens.size(1),
             attention_mask=mask.long(),
             position_ids=positions(mask),
-            past_key_values=None,
             use_cache=False,
         )
 
@@ -173,9 +173,11 @@ class LlmDecoder(FairseqIncrementalDecoder):
         first = packed.starts + mask.sum(dim=1) - 1  # the prefix's last position predicts the first token
         places = first.unsqueeze(1) + torch.arange(fed.size(1), device=fed.device)
         content = torch.cat([content, target], dim=1)
-        return self._packed_logits(packed, content, places[kept], past_key_values=None, use_cache=False)
+        return self._packed_logits(packed, content, places[kept], use_cache=False)
 
-    def _packed_logits(self, packed: PackedRows, content: Tensor, places: Tensor, **arguments: Any) -> Tensor:
+    def _packed_logits(
+        self, packed: PackedRows, content: Tensor, places: Tensor, cache: DynamicCache | None = None, **arguments: Any
+    ) -> Tensor:
         """The LLM's logits [N, V] at N places of the row that content [B, L, E] makes."""
         # For good: layers that are computed again in the backward pass look it up again.
         self.llm.config.get_text_config()._attn_implementation = ATTENTION
@@ -185,12 +187,14 @@ class LlmDecoder(FairseqIncrementalDecoder):
             position_ids=packed.positions,
             logits_to_keep=places,
             packed=packed,
+            **{self.cache_argument: cache},
             **arguments,
         )
         return reshaped(output.logits, places.numel())
 
-    def _logits(self, inputs: Tensor, keep: int, **arguments: Any) -> Tensor:
+    def _logits(self, inputs: Tensor, keep: int, cache: DynamicCache | None = None, **arguments: Any) -> Tensor:
         """The LLM's logits [B, keep, V] at the last positions of its input [B, L, E]."""
+        arguments[self.cache_argument] = cache
         if "logits_to_keep" in self.llm_arguments:
             arguments["logits_to_keep"] = keep
         if "position_ids" not in self.llm_arguments:  # ALiBi's distances follow from the mask
@@ -230,11 +234,11 @@ class LlmDecoder(FairseqIncrementalDecoder):
         packed = PackedRows(mask) if share and self.packs else None
         if packed is None:
             prefix, mask = left_pad(content, mask)
-            arguments = {"attention_mask": mask.long(), "position_ids": positions(mask), "past_key_values": cache}
-            logits = self._logits(prefix, 1, use_cache=True, **arguments)
+            arguments = {"attention_mask": mask.long(), "position_ids": positions(mask)}
+            logits = self._logits(prefix, 1, cache, use_cache=True, **arguments)
         else:
             last = packed.starts + packed.lengths - 1
-            logits = self._packed_logits(packed, content, last, past_key_values=cache, use_cache=True).unsqueeze(1)
+            logits = self._packed_logits(packed, content, last, cache, use_cache=True).unsqueeze(1)
             mask = packed.content_ending_together
         state["cache"] = (
             SharedPrefixCache(self.llm, cache, mask, beam, packed) if share else FannedOutCache(cache, mask, row)

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: Layers whose past is keys and values, one a position, which can be selected by row; a sliding window keeps the last.
 CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+#: What ``forward`` calls its cache: in transformers from 5.24 on, and before or in code of its own.
+CACHE_ARGUMENTS = ("cache", "past_key_values")
 #: Settings that say how long a model's table of positions is, or the sequences that its rotation was trained on.
 POSITION_TABLES = ("max_position_embeddings", "max_target_positions")
 #: For LLMs whose positions have no table (ALiBi): no limit in practice, but fairseq needs a finite number.
@@ -48,7 +50,9 @@ def _problem(llm: PreTrainedModel, parameters: set[str]) -> str:
     # Left padding would run through such a state, and only some of them can be selected by row.
     if getattr(llm, "_is_stateful", False) or not _has_attention_cache(llm.config):
         return "keeps a state other than the keys and values of each position"
-    missing = [name for name in ("inputs_embeds", "attention_mask", "past_key_values") if name not in parameters]
+    missing = [name for name in ("inputs_embeds", "attention_mask") if name not in parameters]
+    if cache_argument(parameters) is None:
+        missing.append(f"a cache ({' or '.join(CACHE_ARGUMENTS)})")
     if missing:
         return f"does not accept {', '.join(missing)}"
     if "position_ids" not in parameters and any(getattr(config, name, None) for name in POSITION_TABLES):
@@ -58,6 +62,11 @@ def _problem(llm: PreTrainedModel, parameters: set[str]) -> str:
     if MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None) and not config.is_decoder:
         return "is an encoder that reads in both directions"
     return ""
+
+
+def cache_argument(parameters: set[str]) -> str | None:
+    """The name under which a ``forward`` with these parameters takes keys and values of the past; None: it does not."""
+    return next((name for name in CACHE_ARGUMENTS if name in parameters), None)
 
 
 def _has_attention_cache(config: PretrainedConfig) -> bool:

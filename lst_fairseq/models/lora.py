@@ -5,10 +5,10 @@
        dropout -> A [r, in] -> B [out, r] * alpha / r
 
 A and B are all that is trained and stored; B is zero at first, so that the LLM starts as it was.
+
+peft is imported where it is used: that takes seconds, which every command that imports the plugin would wait for.
 """
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -43,6 +43,8 @@ def add_lora(llm: PreTrainedModel, r: int, alpha: int, dropout: float, targets: 
                 f"--lora-targets {targets}: the LLM has no linear map {', '.join(unknown) or '(none is named)'}; give "
                 f"{ALL_LINEAR}, or some of: {', '.join(sorted(known))}"
             )
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
     inject_adapter_in_model(config, llm)
     # Trained, so in fp32 also beside weights in half precision.
@@ -53,6 +55,8 @@ def add_lora(llm: PreTrainedModel, r: int, alpha: int, dropout: float, targets: 
 
 def merge_lora(llm: PreTrainedModel) -> None:
     """Add each update to the weight it belongs to and put the plain linear map back, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, module in list(llm.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)

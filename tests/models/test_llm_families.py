@@ -1,5 +1,6 @@
 """Any family of LLMs behind the decoder computes what transformers does for a sentence alone, unpadded and uncached."""
 
+import inspect
 import logging
 import random
 from typing import Any
@@ -34,7 +35,7 @@ from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import Prompt, collate_prompts
 from lst_fairseq.models import llm as llm_module
 from lst_fairseq.models.decoder import LlmDecoder
-from lst_fairseq.models.llm import UNLIMITED_POSITIONS, attention_for, embedding_outputs, position_limit
+from lst_fairseq.models.llm import UNLIMITED_POSITIONS, attention_for, cache_argument, embedding_outputs, position_limit
 from tests.llms import FAMILIES, VOCABULARY, WIDTH, WINDOW, family_config, save_llm
 
 PAD, EOS = 0, 2
@@ -253,7 +254,7 @@ def test_states_other_than_keys_and_values_are_refused(name: str) -> None:
 REFUSED: dict[str, tuple[PretrainedConfig, str]] = {
     "no cache": (
         OpenAIGPTConfig(vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=4),
-        r"OpenAIGPTLMHeadModel .* does not accept past_key_values; take",
+        r"OpenAIGPTLMHeadModel .* does not accept a cache \(cache or past_key_values\); take",
     ),
     "positions by place in the batch": (
         TrOCRConfig(vocab_size=9, d_model=8, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=8),
@@ -282,17 +283,18 @@ def test_other_models_that_cannot_serve(name: str) -> None:
 
 
 class WithoutOptions(torch.nn.Module):
-    """A model whose forward takes neither positions nor a number of logits, as custom code may."""
+    """A model whose forward takes neither positions nor a number of logits, and its cache by the older name."""
 
     def __init__(self, llm: PreTrainedModel):
         super().__init__()
         self.llm, self.config = llm, llm.config
+        self.cache_argument = cache_argument(set(inspect.signature(llm.forward).parameters))
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.llm.get_input_embeddings()
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, past_key_values: Any, use_cache: bool) -> Any:
-        cached = {"past_key_values": past_key_values, "use_cache": use_cache}
+        cached = {self.cache_argument: past_key_values, "use_cache": use_cache}
         return self.llm(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **cached)
 
 
@@ -311,7 +313,8 @@ def test_logits_of_the_target_only_whatever_forward_takes() -> None:
             for decoder in decoders
         )
         assert got.shape == (*fed.shape, VOCABULARY)
-        torch.testing.assert_close(got, expected, atol=0, rtol=0)
+        # Not bit by bit: some processors round a product of more rows, of which a part is kept, in another way.
+        torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
 
 
 def test_attention_of_a_model(caplog: pytest.LogCaptureFixture) -> None:
