@@ -5,6 +5,7 @@ alone, and cannot do without GPUs (distributed/utils.py:52, :92). Here rank, num
 from the launcher's environment and are given to fairseq-train as flags.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -72,6 +73,20 @@ def _slurm_meeting_point(environment: Mapping[str, str]) -> str:
     )
 
 
+def _log_as_fairseq_train() -> None:
+    """Give the log fairseq-train's form (fairseq_cli/train.py:18), which the recipe's scripts read.
+
+    Here the package is imported first, and one of fairseq's tasks has set the log up by then.
+    """
+    logging.basicConfig(
+        format="%(asctime)s | %(levelname)s | %(name)s | %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        level=os.environ.get("LOGLEVEL", "INFO").upper(),
+        stream=sys.stdout,
+        force=True,
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 0, or 1 after an error of the environment, which is one line."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -86,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "--cpu" in arguments and "--distributed-backend" not in arguments:
         flags += ["--distributed-backend", "gloo"]
     sys.argv = ["fairseq-train", *arguments, *flags]
+    _log_as_fairseq_train()
     train.cli_main()
     return 0
 

@@ -1,9 +1,11 @@
 """fairseq-train on several gloo processes, many runs in one group of processes: starting them is what takes time."""
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
+import pkgutil
 import socket
 import traceback
 from collections.abc import Iterator, Mapping
@@ -48,7 +50,7 @@ def recorded(steps: list[list[float]]) -> Iterator[None]:
 
 
 def train_once(rank: int, world_size: int, data: Any, backbones: Any, folder: Path, settings: Mapping[str, Any]) -> Any:
-    """One run; its steps, or its error."""
+    """One run; its steps, or its error. A list of data has a folder for each rank."""
     forget_runs()
     distributed = {
         "distributed_world_size": world_size,
@@ -57,7 +59,8 @@ def train_once(rank: int, world_size: int, data: Any, backbones: Any, folder: Pa
         "ddp_backend": "fully_sharded",
     }
     given = {**distributed, **settings}
-    cfg = train_configuration(given.pop("data", data), backbones, folder, **given)
+    data = given.pop("data", data)
+    cfg = train_configuration(data[rank] if isinstance(data, list) else data, backbones, folder, **given)
     steps: list[list[float]] = []
     try:
         with recorded(steps):
@@ -70,23 +73,29 @@ def train_once(rank: int, world_size: int, data: Any, backbones: Any, folder: Pa
 
 @dataclass(frozen=True)
 class Harm:
-    """A signal that a rank sends itself at the start of an update."""
+    """A signal that a rank sends itself as it calls a function, after so many calls: by default as an update starts."""
 
     rank: int
-    update: int
+    after: int
     signal: int
+    function: str = "fairseq.trainer.Trainer.train_step"
 
 
 @contextlib.contextmanager
 def harmed(harm: Harm | None, rank: int) -> Iterator[None]:
-    train_step = Trainer.train_step
+    if harm is None or harm.rank != rank:
+        yield
+        return
+    owner, name = harm.function.rsplit(".", 1)
+    original = getattr(pkgutil.resolve_name(owner), name)
+    calls = itertools.count()
 
-    def harmed_step(self: Trainer, *args: Any, **kwargs: Any) -> Any:
-        if harm is not None and harm.rank == rank and self.get_num_updates() == harm.update:
+    def harmed_call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == harm.after:
             os.kill(os.getpid(), harm.signal)
-        return train_step(self, *args, **kwargs)
+        return original(*args, **kwargs)
 
-    with mock.patch.object(Trainer, "train_step", harmed_step):
+    with mock.patch(harm.function, harmed_call):
         yield
 
 

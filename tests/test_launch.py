@@ -1,5 +1,7 @@
 """What torchrun's and Slurm's environments become."""
 
+import logging
+import re
 from unittest import mock
 
 import pytest
@@ -48,10 +50,18 @@ def test_an_environment_without_a_launcher(environment, message, capsys, monkeyp
 def test_fairseq_train_gets_them(monkeypatch, capsys):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(logging.root, "handlers", [])  # so that pytest's stay as they are
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
     seen = []
-    with mock.patch.object(train, "cli_main", lambda: seen.append(list(launch.sys.argv))):
+
+    def cli_main() -> None:
+        seen.append(list(launch.sys.argv))
+        logging.getLogger("train_inner").info("epoch 001")
+
+    with mock.patch.object(train, "cli_main", cli_main):
         monkeypatch.setattr(launch.sys, "argv", ["launch"])
         assert launch.main(["data", "--cpu"]) == 0
     expected = ["fairseq-train", "data", "--cpu", *flags("env://", 3, 4, 1), "--distributed-backend", "gloo"]
     assert seen == [expected]
+    assert re.search(r"^\d{4}-.* \| INFO \| train_inner \| epoch 001$", capsys.readouterr().out, re.MULTILINE)
     assert launch.main(["--help"]) == 0 and "torchrun" in capsys.readouterr().out

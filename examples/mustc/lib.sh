@@ -222,23 +222,30 @@ host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how o
 # Run fairseq-train into DIRECTORY: everything it prints goes to DIRECTORY/train.log, a line of progress now and then to the
 # terminal, and its wall seconds are added to DIRECTORY/seconds, also when it is interrupted.
 run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
-    local name=$1 updates=$3 started=$SECONDS failed=0 launcher=()
+    local name=$1 updates=$3 started=$SECONDS failed=0 launcher=() lines
     read_words launcher "$LAUNCHER"
     TRAINING_DIR=$2 TRAINING_STARTED=$SECONDS
     shift 3
     if [[ $FOLLOWER == 1 ]]; then exec "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format none; fi
     trap add_training_seconds EXIT
+    touch "$TRAINING_DIR/train.log"
+    lines=$(wc -l <"$TRAINING_DIR/train.log")
     "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format simple --log-interval "$LOG_INTERVAL" 2>&1 |
         tee -a "$TRAINING_DIR/train.log" |
         show_progress "$name" "$updates" || failed=$?
     add_training_seconds
     trap - EXIT
     if [[ $failed != 0 ]]; then
+        first_to_stop "$lines" <"$TRAINING_DIR/train.log" >&2
         tail -n 3 "$TRAINING_DIR/train.log" >&2
         die "fairseq-train failed ($name); all of its output is in $TRAINING_DIR/train.log;" \
             "the same command goes on where it stopped"
     fi
     echo "== $name: trained in $((SECONDS - started)) s"
+}
+
+first_to_stop() { # LINES: of the log after so many lines, what it, srun or torchrun says of who was lost first
+    awk -v passed="$1" 'NR > passed && (/(^error|LostProcess): rank [0-9]/ || /^srun: error: .*task/ || /^  rank +: [0-9]/) { print; exit }'
 }
 
 add_training_seconds() {

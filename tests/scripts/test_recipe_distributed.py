@@ -39,6 +39,7 @@ class Recipe:
             "OMP_NUM_THREADS": "1",
             "SPEECH_ENCODER": backbones["wav2vec2"], "LLM": backbones["llama"], "ARCH": "lst_tiny",
             "STAGE1_UPDATES": "4", "BATCH": "1", "GLOBAL_BATCH": "2", "NUM_WORKERS": "0", "PRECISION": "fp32",
+            "LOG_INTERVAL": "1",
         }  # fmt: skip
 
     def start(self, work: str, script: str, *arguments: str, **settings: str) -> subprocess.Popen[str]:
@@ -50,8 +51,10 @@ class Recipe:
 
 
 def finish(*processes: subprocess.Popen[str]) -> None:
+    """Wait for them all; the first one shows the steps' progress."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(outputs)
+    assert "   stage 1: update 4 of 4, loss " in outputs[0]
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +102,20 @@ def test_slurm_with_a_shared_folder(recipe, corpus):
     assert_as_one_process(recipe.root / "slurm" / "stage1", corpus)
     log = (recipe.root / "slurm" / "stage1" / "train.log").read_text(encoding="utf-8")
     assert f"file://{recipe.root}/meeting/lst-7-0-0" in log
+
+
+def test_the_process_that_stopped_first_is_named():
+    """As Slurm 22.05 and torchrun say it, of this start of the run and not of an earlier one."""
+    log = """\
+srun: error: n3: task 2: Killed
+slurmstepd-n1: error: *** STEP 8.0 ON n1 CANCELLED AT 2026-11-27T08:37:20 ***
+srun: error: n2: task 1: Killed
+srun: error: n1: task 0: Terminated
+  rank      : 3 (local_rank: 1)
+error: rank 5 (n6, process 9) is gone: no sign of life for 60 s
+srun: error: n1: task 0: Exited with exit code 1
+"""
+    lines = log.splitlines(keepends=True)
+    for passed, expected in ((1, lines[2]), (4, lines[4]), (5, lines[5]), (7, "")):
+        command = ["bash", "-c", 'source "$1" && first_to_stop "$2"', "bash", str(RECIPE / "lib.sh"), str(passed)]
+        assert subprocess.run(command, input=log, capture_output=True, text=True, check=True).stdout == expected

@@ -25,7 +25,7 @@ SETTINGS = {
 def test_a_killed_process_is_named_and_training_goes_on(corpus, backbones, tmp_path):
     """Rank 1 dies at the start of the fourth update; restarted, the run goes on from the second one's checkpoint."""
     straight = run_ranks(2, tmp_path / "straight", corpus, backbones, {"run": SETTINGS})["run"]
-    harm = Harm(rank=1, update=3, signal=signal.SIGKILL)
+    harm = Harm(rank=1, after=3, signal=signal.SIGKILL)
     processes = start_ranks(2, tmp_path / "killed", corpus, backbones, {"run": SETTINGS}, harm)
     processes[1].join(300)
     assert processes[1].exitcode == -signal.SIGKILL
@@ -46,7 +46,7 @@ def test_a_killed_process_is_named_and_training_goes_on(corpus, backbones, tmp_p
 @pytest.mark.slow
 def test_a_process_that_stands_still_ends_the_others(corpus, backbones, tmp_path):
     """Its connection stays open, so that the other waits in a call that nothing interrupts."""
-    harm = Harm(rank=1, update=1, signal=signal.SIGSTOP)
+    harm = Harm(rank=1, after=1, signal=signal.SIGSTOP)
     processes = start_ranks(2, tmp_path, corpus, backbones, {"run": SETTINGS}, harm)
     try:
         processes[0].join(300)
