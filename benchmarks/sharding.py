@@ -2,7 +2,7 @@
 """Fully sharded training against plain data parallelism on the same processes: time, bytes sent, memory, loading.
 
     python benchmarks/sharding.py                                  # 2 gloo processes, a small Llama
-    python benchmarks/sharding.py --processes 4 --width 256 --layers 4 --json out.json
+    python benchmarks/sharding.py --processes 2 4 --width 256 --layers 4 --json out.json
     python benchmarks/sharding.py --train-modules adapter,lora --shard-frozen
 
 Each process builds LST with a Llama of random weights, once under fairseq's legacy_ddp and once fully sharded, and both
@@ -10,11 +10,13 @@ train in turns on the same made-up batches: one warm-up step and then --steps of
 Bytes are counted at torch.distributed's calls, as a ring sends them: (N - 1) / N of a tensor that is gathered or
 scattered, twice that of one that is summed everywhere. FSDP's theory is three times the parameters a step: gathered for
 the forward and for the backward pass, and scattered gradients.
-Memory is what a process grows by at most, on Linux: while it loads, and over all steps; beside it what the plan says of
-parameters, gradients and states.
+Memory is what a process grows by at most, on Linux: while it loads, and then over two steps; beside it what the plan
+says of parameters, gradients and states. glibc gives freed tensors back at once, so that it is of live ones.
+Several numbers of --processes run one after the other: what a process holds has to fall as the plan says.
 """
 
 import argparse
+import ctypes
 import os
 import statistics
 import sys
@@ -49,6 +51,7 @@ MB = 1e6
 TOLERANCE = 1e-5  # of the losses of both engines
 CPU = torch.device("cpu")
 VOCABULARY = 1000
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 def save_backbones(args: argparse.Namespace, folder: Path) -> None:
@@ -180,10 +183,13 @@ class Engine:
         self.losses.append(loss.item())
 
 
-def process(rank: int, args: argparse.Namespace, folder: Path, results: Any) -> None:
+def process(rank: int, world_size: int, args: argparse.Namespace, folder: Path, results: Any) -> None:
     """One of the processes: both engines in turns, then each alone for its memory."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=args.processes)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting{world_size}", rank=rank, world_size=world_size
+    )
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65_536)
     found: dict[str, Any] = {"seconds": {}, "sent": {}, "memory": {}, "losses": {}}
     memories: dict[str, dict[str, int]] = {"plain": {}, "sharded": {}}
     engines: dict[str, Engine] = {}
@@ -214,7 +220,7 @@ def process(rank: int, args: argparse.Namespace, folder: Path, results: Any) -> 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=2, help="gloo processes (default: 2)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[2], help="gloo processes (default: 2)")
     parser.add_argument("--width", type=int, default=384, help="of the Llama (default: 384)")
     parser.add_argument("--intermediate", type=int, help="of its MLP (default: three times the width)")
     parser.add_argument("--layers", type=int, default=6, help="of the Llama (default: 6)")
@@ -227,75 +233,87 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--gradient-checkpointing", action="store_true", help="of the LLM")
     parser.add_argument("--json", type=Path, help="write all numbers there")
     args = parser.parse_args(arguments)
-    context = torch.multiprocessing.get_context("fork")
+    if min(args.processes) < 2:
+        parser.error("--processes: one process sends nothing; give 2 or more")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_backbones(args, folder)
-        results = context.Queue()
-        processes = [context.Process(target=process, args=(r, args, folder, results)) for r in range(args.processes)]
-        for each in processes:
-            each.start()
-        found = dict(results.get() for _ in processes)
-        for each in processes:
-            each.join()
-        planned = plan(args, folder)
-    report(args, found[0], planned)
+        save_backbones(args, Path(name))
+        runs = {size: run(size, args, Path(name)) for size in args.processes}
+    report(args, runs)
 
 
-def plan(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:
+def run(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What the first of so many processes has found, and what was planned for it."""
+    context = torch.multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [
+        context.Process(target=process, args=(r, world_size, args, folder, results)) for r in range(world_size)
+    ]
+    for each in processes:
+        each.start()
+    found = dict(results.get() for _ in processes)[0]
+    for each in processes:
+        each.join()
+    plain, sharded = found["losses"]["plain"], found["losses"]["sharded"]
+    return {
+        **found,
+        "loss_difference": max(abs(a - b) for a, b in zip(plain, sharded, strict=True)),
+        "planned": plan(world_size, args, folder),
+        "theory": 3 * 4 * found["trained"] * (world_size - 1) / world_size,
+    }
+
+
+def plan(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:
     """What a process holds, by lst_fairseq.memory: parameters, gradients, states."""
     with deferred_weights():
         model = build(args, folder)
-    sharding = Sharding(args.shard_frozen, reshard=not args.no_reshard_after_forward)
+    sharding = Sharding(args.shard_frozen, reshard=not args.no_reshard_after_forward, accumulates=False)
     names = ("weights", "gradients", "optimizer")
-    plain = state_bytes(model, "legacy_ddp", "fp32", args.processes, False)
-    divided = sharded_bytes(model, args.processes, sharding)
+    plain = state_bytes(model, "legacy_ddp", "fp32", world_size, False)
+    divided = sharded_bytes(model, world_size, sharding)
     return {"plain": dict(zip(names, plain, strict=True)), "sharded": dict(zip(names, divided, strict=True))}
 
 
-def report(args: argparse.Namespace, found: dict[str, Any], planned: dict[str, dict[str, int]]) -> None:
-    seconds, sent, grown = found["seconds"], found["sent"], found["memory"]
-    share = (args.processes - 1) / args.processes
-    theory = 3 * 4 * found["trained"] * share
-    difference = max(abs(a - b) for a, b in zip(found["losses"]["plain"], found["losses"]["sharded"], strict=True))
-    print(
-        f"{args.processes} processes, {found['trained'] / 1e6:.1f} M trained parameters; losses within {difference:.1e}"
-    )
-    for name in ("plain", "sharded"):
-        states, loading, steps = planned[name], grown[name]["loading"], grown[name]["steps"]
+COLUMNS = ("a process", "seconds a step", "MB sent", "MB to load", "more in steps", "in all")
+PLANNED = ("planned: weights", "gradients", "states", "in all")
+
+
+def report(args: argparse.Namespace, runs: dict[int, dict[str, Any]]) -> None:
+    """Print the table of all runs, and write them."""
+    columns = (*COLUMNS, *PLANNED)
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for size, found in runs.items():
+        for name in ("plain", "sharded"):
+            grown, planned = found["memory"][name].values(), found["planned"][name].values()
+            sizes = (found["sent"][name], *grown, sum(grown), *planned, sum(planned))
+            cells = (f"{name}, {size} processes", f"{found['seconds'][name]:.2f}", *(f"{n / MB:,.0f}" for n in sizes))
+            table.append(f"| {' | '.join(cells)} |")
+    print("\n".join(table))
+    for size, found in runs.items():
+        seconds, sent = found["seconds"], found["sent"]["sharded"]
         print(
-            f"{name:>8}: {seconds[name]:.3f} s a step, {sent[name] / MB:.1f} MB sent; +{loading / MB:.0f} MB to "
-            f"load and +{steps / MB:.0f} MB in steps; planned {states['weights'] / MB:.0f} weights, "
-            f"{states['gradients'] / MB:.0f} gradients, {states['optimizer'] / MB:.0f} states"
+            f"{size} processes, {found['trained'] / 1e6:.1f} M trained parameters: losses within "
+            f"{found['loss_difference']:.1e}, throughput {seconds['plain'] / seconds['sharded']:.2f} times plain; "
+            f"sharded sends {sent / found['theory']:.2f} times FSDP's 3 x parameters ({found['theory'] / MB:.1f} MB)"
         )
-    rows = [
-        (name, seconds[name], sent[name], grown[name]["loading"], grown[name]["steps"], *planned[name].values())
-        for name in ("plain", "sharded")
-    ]
-    columns = ["a process", "seconds a step", "MB sent", "MB to load", "MB more in steps"]
-    columns += ["planned MB: weights", "gradients", "states"]
-    table = [
-        f"| {' | '.join(columns)} |",
-        "|---" * len(columns) + "|",
-        *(f"| {n} | {t:.2f} | {' | '.join(f'{size / MB:,.0f}' for size in sizes)} |" for n, t, *sizes in rows),
-    ]
-    print(
-        f"throughput {seconds['plain'] / seconds['sharded']:.2f} times plain; sharded sends "
-        f"{sent['sharded'] / theory:.2f} times FSDP's 3 x parameters ({theory / MB:.1f} MB)"
-    )
+    sizes = " and ".join(map(str, runs))
+    difference = max(found["loss_difference"] for found in runs.values())
     write_json(
         args.json,
         args,
-        f"Fully sharded training, {args.processes} processes, {args.layers} layers x {args.width}",
-        peer="plain data parallelism on the same processes",
-        ratio=seconds["plain"] / seconds["sharded"],
-        unit=f"times the speed; {sent['sharded'] / theory:.2f} of FSDP's 3 x parameters sent",
+        f"Fully sharded training, {sizes} processes, {args.layers} layers x {args.width}",
+        peers={
+            str(size): {
+                "peer": f"plain data parallelism on the same {size} processes",
+                "ratio": found["seconds"]["plain"] / found["seconds"]["sharded"],
+                "unit": "times the speed; "
+                f"{found['sent']['sharded'] / found['theory']:.2f} of FSDP's 3 x parameters sent",
+            }
+            for size, found in runs.items()
+        },
         identical=difference < TOLERANCE,
         loss_difference=difference,
-        **found,
+        processes=runs,
         table="\n".join(table),
-        planned=planned,
-        theory=theory,
     )
 
 

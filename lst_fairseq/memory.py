@@ -277,11 +277,19 @@ def state_bytes(model: LstModel, engine: str, precision: str, gpus: int, shard_f
 
 @dataclass(frozen=True)
 class Sharding:
-    """Flags of fully_sharded that decide about memory: --shard-frozen, --no-reshard-after-forward, --cpu-offload."""
+    """Flags of fully_sharded that decide about memory.
+
+    Attributes:
+        frozen: --shard-frozen.
+        reshard: no --no-reshard-after-forward.
+        offload: --cpu-offload.
+        accumulates: --update-freq above 1, so that gradients of few parameters are added up whole.
+    """
 
     frozen: bool = False
     reshard: bool = True
     offload: bool = False
+    accumulates: bool = True
 
 
 def sharded_bytes(model: LstModel, gpus: int, sharding: Sharding) -> tuple[int, int, int]:
@@ -300,7 +308,7 @@ def sharded_bytes(model: LstModel, gpus: int, sharding: Sharding) -> tuple[int, 
     own, others = _unit_bytes(model, trained)
     sent = max([*own, *others], default=0)
     in_flight = sent + sent * fp32 // min((p.itemsize for p in trained), default=fp32)
-    whole = n_trained * fp32 if n_trained <= WHOLE_GRADIENTS else 0
+    whole = n_trained * fp32 if sharding.accumulates and n_trained <= WHOLE_GRADIENTS else 0
     divided = 0 if sharding.offload else -(-n_trained * fp32 // gpus)
     return weights, divided + in_flight + whole, 0 if sharding.offload else -(-ADAM_STATES * n_trained * fp32 // gpus)
 
