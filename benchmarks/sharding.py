@@ -214,6 +214,8 @@ def process(rank: int, world_size: int, args: argparse.Namespace, folder: Path, 
     found["losses"] = {name: engine.losses for name, engine in engines.items()}
     found["trained"] = engines["plain"].trained
     results.put((rank, found))
+    results.close()
+    results.join_thread()  # a thread hands it over, which the end of the process would cut off
     dist.barrier()
     os._exit(0)
 
@@ -238,11 +240,14 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         save_backbones(args, Path(name))
         runs = {size: run(size, args, Path(name)) for size in args.processes}
+        # After all runs, so that their processes are forked from one that has built no model.
+        for size, found in runs.items():
+            found["planned"] = plan(size, args, Path(name))
     report(args, runs)
 
 
 def run(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What the first of so many processes has found, and what was planned for it."""
+    """What the first of so many processes has found."""
     context = torch.multiprocessing.get_context("fork")
     results = context.Queue()
     processes = [
@@ -257,7 +262,6 @@ def run(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, An
     return {
         **found,
         "loss_difference": max(abs(a - b) for a, b in zip(plain, sharded, strict=True)),
-        "planned": plan(world_size, args, folder),
         "theory": 3 * 4 * found["trained"] * (world_size - 1) / world_size,
     }
 
