@@ -145,6 +145,9 @@ class BeamSearchGenerator(SequenceGenerator):
             scores: [R, max_len + 1], of the hypotheses up to each token.
         """
         beam, k = self.beam_size, 2 * self.beam_size
+        before = scores[:, step - 1 : step]
+        if step == 0:  # all beams are the same yet
+            logits, before = logits[::beam], scores.new_zeros(1, 1)
         if self.temperature != 1:
             logits = logits / self.temperature
         lprobs = self.model.single_model.get_normalized_probs((logits, None), log_probs=True, sample=None).squeeze(1)
@@ -156,9 +159,6 @@ class BeamSearchGenerator(SequenceGenerator):
             lprobs[:, self.eos] = end
         elif step < self.min_len:
             lprobs[:, self.eos] = -torch.inf
-        before = scores[:, step - 1 : step]
-        if step == 0:  # all beams are the same yet
-            lprobs, before = lprobs[::beam], lprobs.new_zeros(1, 1)
         best, tokens = best_of_rows(lprobs, k)
         best = best + before
         # A row with one value that is no number has no other.

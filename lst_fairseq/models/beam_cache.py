@@ -114,8 +114,9 @@ class SharedPrefixCache:
     def _buffer(self, prefix: Tensor) -> Tensor:
         """A new buffer that begins with prefixes [S, G, P, D]; zeros behind, since unseen slots must be finite."""
         sentences, groups, size, width = prefix.shape
-        buffer = prefix.new_zeros(sentences, groups, _aligned(size + self.room), width)
+        buffer = prefix.new_empty(sentences, groups, _aligned(size + self.room), width)
         buffer[:, :, :size] = prefix
+        buffer[:, :, size:] = 0
         return buffer
 
     def arguments(self, n_tokens: int) -> dict[str, Any]:
