@@ -16,7 +16,6 @@ Several numbers of --processes run one after the other: what a process holds has
 """
 
 import argparse
-import ctypes
 import os
 import statistics
 import sys
@@ -39,7 +38,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Wav2Vec2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from benchmarks.common import write_json
+from benchmarks.common import give_freed_memory_back, write_json
 from lst_fairseq.memory import Sharding, sharded_bytes, state_bytes
 from lst_fairseq.models.config import LstModelConfig
 from lst_fairseq.models.deferred import deferred_weights
@@ -51,7 +50,6 @@ MB = 1e6
 TOLERANCE = 1e-5  # of the losses of both engines
 CPU = torch.device("cpu")
 VOCABULARY = 1000
-M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 def save_backbones(args: argparse.Namespace, folder: Path) -> None:
@@ -189,7 +187,7 @@ def process(rank: int, world_size: int, args: argparse.Namespace, folder: Path, 
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting{world_size}", rank=rank, world_size=world_size
     )
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65_536)
+    give_freed_memory_back()
     found: dict[str, Any] = {"seconds": {}, "sent": {}, "memory": {}, "losses": {}}
     memories: dict[str, dict[str, int]] = {"plain": {}, "sharded": {}}
     engines: dict[str, Engine] = {}
