@@ -33,10 +33,19 @@ _INDEX_TYPES = {
 }
 
 
+def _memory_format(kind: Any, name: Any) -> metadata._MEM_FORMAT_ENCODING:
+    """What stands for ``getattr``, by which early releases of Python 3.11 pickle a member of an enumeration."""
+    if kind is not metadata._MEM_FORMAT_ENCODING or name not in kind.__members__:
+        raise pickle.UnpicklingError("builtins.getattr")
+    return kind[name]
+
+
 class _IndexUnpickler(pickle.Unpickler):
     """Knows the types of an index and the names of torch's number types, and nothing that could do anything."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         known = (module, name) in _INDEX_TYPES
         if known or (module == torch.__name__ and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)

@@ -1,9 +1,11 @@
 """Sharded checkpoints are read without running code from them."""
 
+import io
 import os
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,35 @@ def test_runs_no_code(folder: Path, where: str) -> None:
     with suppress(AttributeError):
         dcp.FileSystemReader(folder).read_metadata()
     assert (folder / "code_was_run").exists()
+
+
+class EarlyPickler(pickle.Pickler):
+    """Pickles enumerations as Python 3.11.2 does, whatever the Python that runs."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (getattr, (type(obj), obj.name)) if isinstance(obj, Enum) else NotImplemented
+
+
+def test_reads_what_early_releases_of_python_3_11_write(folder: Path) -> None:
+    content = SafeReader(folder).read_metadata()
+    early = io.BytesIO()
+    EarlyPickler(early).dump(content)
+    assert b"getattr" in early.getvalue()
+    (folder / ".metadata").write_bytes(early.getvalue())
+    assert SafeReader(folder).read_metadata().state_dict_metadata == content.state_dict_metadata
+
+
+class Attribute:
+    """Unpickled, it is something that an allowed type can do."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, str]]:
+        return getattr, (Path, "unlink")
+
+
+def test_gets_no_other_attribute(folder: Path) -> None:
+    (folder / ".metadata").write_bytes(pickle.dumps(Attribute()))
+    with pytest.raises(CheckpointError, match=r"refused, .*could run code \(builtins\.getattr\)"):
+        SafeReader(folder).read_metadata()
 
 
 @pytest.mark.parametrize(
