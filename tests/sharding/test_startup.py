@@ -1,5 +1,7 @@
 """Processes that disagree, or do not come, are told so before they wait for each other."""
 
+import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch.distributed import FileStore, HashStore, PrefixStore
 from lst_fairseq.sharding import startup
 from lst_fairseq.sharding.startup import StartError, code_version, compare, meet, note, open_store
 from tests.helpers import REPOSITORY
-from tests.ranks import free_port
+from tests.ranks import free_port, read, start_ranks
 from tests.running import train_configuration
 
 
@@ -103,3 +105,22 @@ def test_notes_are_compared_with_the_first():
     compare({0: {"a": "1"}, 1: {"a": "1"}, 2: {"a": "1"}})
     with pytest.raises(StartError, match="a is 1 for rank 0 and 2 for rank 2"):
         compare({0: {"a": "1"}, 1: {"a": "1"}, 2: {"a": "2"}})
+
+
+@pytest.mark.slow
+def test_other_data_on_one_process(corpus, backbones, tmp_path):
+    """Its manifest lacks a line: both end with an error before the first update."""
+    shutil.copytree(corpus, tmp_path / "other")
+    lines = (corpus / "train.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "other" / "train.tsv").write_text("".join(lines[:-1]), encoding="utf-8")
+    folder, settings = tmp_path / "ranks", {"data": [corpus, tmp_path / "other"], "batch_size": 3, "no_save": True}
+    processes = start_ranks(2, folder, corpus, backbones, {"run": settings})
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
+    for result in (read(folder / f"run.{rank}.json") for rank in range(2)):
+        assert result["steps"] == []
+        expected = (
+            r"RuntimeError: the processes disagree on the data of \w+ \(rank 0: .* segments .*; rank 1: .*\): every"
+        )
+        assert re.match(expected, result["error"])
