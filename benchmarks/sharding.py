@@ -4,25 +4,29 @@
     python benchmarks/sharding.py                                  # 2 gloo processes, a small Llama
     python benchmarks/sharding.py --processes 2 4 --width 256 --layers 4 --json out.json
     python benchmarks/sharding.py --train-modules adapter,lora --shard-frozen
+    python benchmarks/sharding.py --processes 4 --shard-group 2    # hybrid: divided in two, two of each part
 
 Each process builds LST with a Llama of random weights, once under fairseq's legacy_ddp and once fully sharded, and both
 train in turns on the same made-up batches: one warm-up step and then --steps of each; the ratio is that of the medians.
 Bytes are counted at torch.distributed's calls, as a ring sends them: (N - 1) / N of a tensor that is gathered or
 scattered, twice that of one that is summed everywhere. FSDP's theory is three times the parameters a step: gathered for
-the forward and for the backward pass, and scattered gradients.
-Memory is what a process grows by at most, on Linux: while it loads, and then over two steps; beside it what the plan
-says of parameters, gradients and states. glibc gives freed tensors back at once, so that it is of live ones.
+the forward and for the backward pass, and scattered gradients (with --shard-group within a group, whose parts are then
+summed between groups).
+Memory is measured on Linux, in other processes, in which glibc gives freed tensors back at once, which costs time. So
+it is of live ones: what a process grows by at most while it loads, over two steps after that, and over both; beside
+it what the plan says of parameters, gradients and states.
 Several numbers of --processes run one after the other: what a process holds has to fall as the plan says.
 """
 
 import argparse
+import gc
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -50,6 +54,8 @@ MB = 1e6
 TOLERANCE = 1e-5  # of the losses of both engines
 CPU = torch.device("cpu")
 VOCABULARY = 1000
+#: What the processes of a group do: their number in it, arguments and a folder to what they found.
+Measure = Callable[[int, argparse.Namespace, Path], dict[str, Any]]
 
 
 def save_backbones(args: argparse.Namespace, folder: Path) -> None:
@@ -95,13 +101,13 @@ def memory(line: str) -> int:
 
 
 @contextmanager
-def growth(found: dict[str, int], name: str) -> Iterator[None]:
-    """By how many bytes the process grows inside, at most."""
+def peak(found: dict[str, tuple[int, int]], name: str) -> Iterator[None]:
+    """Bytes of this process before, and at most inside."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as reset:
         reset.write("5")
     before = memory("VmRSS")
     yield
-    found[name] = memory("VmHWM") - before
+    found[name] = before, memory("VmHWM")
 
 
 @contextmanager
@@ -151,20 +157,19 @@ def batch_of(args: argparse.Namespace, seed: int) -> tuple[dict[str, Tensor], Te
 class Engine:
     """A model that trains, and what to do around a step."""
 
-    def __init__(self, args: argparse.Namespace, folder: Path, sharded: bool, found: dict[str, int]):
+    def __init__(self, args: argparse.Namespace, folder: Path, sharded: bool):
         self.sharded = sharded
-        with growth(found, "loading"), ExitStack() as stack:
-            if sharded:
-                stack.enter_context(deferred_weights())
+        with deferred_weights() if sharded else nullcontext():
             model = build(args, folder)
-            self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            if sharded:
-                settings = ShardingSettings(shard_frozen=args.shard_frozen, reshard=not args.no_reshard_after_forward)
-                self.model: Any = shard(model, settings, build_mesh(settings, dist.get_world_size(), CPU), CPU)
-                self.parameters = self.model.parts
-            else:
-                self.model = LegacyDistributedDataParallel(model, dist.group.WORLD)
-                self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if sharded:
+            reshard = not args.no_reshard_after_forward
+            settings = ShardingSettings(shard_frozen=args.shard_frozen, group=args.shard_group, reshard=reshard)
+            self.model: Any = shard(model, settings, build_mesh(settings, dist.get_world_size(), CPU), CPU)
+            self.parameters = self.model.parts
+        else:
+            self.model = LegacyDistributedDataParallel(model, dist.group.WORLD)
+            self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = Adam(self.parameters, lr=1e-4)
         self.losses: list[float] = []
 
@@ -181,24 +186,34 @@ class Engine:
         self.losses.append(loss.item())
 
 
-def process(rank: int, world_size: int, args: argparse.Namespace, folder: Path, results: Any) -> None:
-    """One of the processes: both engines in turns, then each alone for its memory."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting{world_size}", rank=rank, world_size=world_size
-    )
+ENGINES = ("sharded", "plain")
+
+
+def measure_memory(rank: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Bytes that a process grows by with each engine."""
     give_freed_memory_back()
-    found: dict[str, Any] = {"seconds": {}, "sent": {}, "memory": {}, "losses": {}}
-    memories: dict[str, dict[str, int]] = {"plain": {}, "sharded": {}}
-    engines: dict[str, Engine] = {}
-    for name in ("sharded", "plain"):
-        engines[name] = Engine(args, folder, name == "sharded", memories[name])
-        with growth(memories[name], "steps"):
+    grown = {}
+    for name in ENGINES:
+        peaks: dict[str, tuple[int, int]] = {}
+        with peak(peaks, "loading"):
+            engine = Engine(args, folder, name == "sharded")
+        with peak(peaks, "steps"):
             for i in range(2):
-                engines[name].step(*batch_of(args, 100 * rank + i))
-        found["memory"][name] = memories[name]
+                engine.step(*batch_of(args, 100 * rank + i))
+        start = peaks["loading"][0]
+        grown[name] = {part: most - before for part, (before, most) in peaks.items()}
+        grown[name]["in all"] = max(most - start for _, most in peaks.values())
+        del engine
+        gc.collect()
+    return {"memory": grown}
+
+
+def measure_speed(rank: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Seconds and bytes sent of a step, of the engines in turns."""
+    engines = {name: Engine(args, folder, name == "sharded") for name in ENGINES}
     seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for i in range(2, 2 + args.steps):
+    bytes_sent: dict[str, float] = {}
+    for i in range(1 + args.steps):
         for name, engine in engines.items():
             sent = [0.0]
             dist.barrier()
@@ -207,11 +222,21 @@ def process(rank: int, world_size: int, args: argparse.Namespace, folder: Path, 
                 engine.step(*batch_of(args, 100 * rank + i))
             dist.barrier()
             seconds[name].append(time.perf_counter() - started)
-            found["sent"][name] = sent[0]
-    found["seconds"] = {name: statistics.median(values) for name, values in seconds.items()}
-    found["losses"] = {name: engine.losses for name, engine in engines.items()}
-    found["trained"] = engines["plain"].trained
-    results.put((rank, found))
+            bytes_sent[name] = sent[0]
+    return {
+        "seconds": {name: statistics.median(values[1:]) for name, values in seconds.items()},
+        "sent": bytes_sent,
+        "losses": {name: engine.losses for name, engine in engines.items()},
+        "trained": engines["plain"].trained,
+    }
+
+
+def process(rank: int, world_size: int, measure: Measure, args: argparse.Namespace, folder: Path, results: Any) -> None:
+    """One of the processes."""
+    torch.set_num_threads(1)
+    meeting = folder / f"{measure.__name__}{world_size}"
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    results.put((rank, measure(rank, args, folder)))
     results.close()
     results.join_thread()  # a thread hands it over, which the end of the process would cut off
     dist.barrier()
@@ -229,12 +254,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each engine (default: 5)")
     parser.add_argument("--train-modules", default="adapter,llm", help="as fairseq-train takes them (adapter,llm)")
     parser.add_argument("--shard-frozen", action="store_true", help="divide frozen parameters too")
+    parser.add_argument("--shard-group", type=int, default=0, help="processes that share one copy (default: all)")
     parser.add_argument("--no-reshard-after-forward", action="store_true", help="whole until the backward pass")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="of the LLM")
     parser.add_argument("--json", type=Path, help="write all numbers there")
     args = parser.parse_args(arguments)
     if min(args.processes) < 2:
         parser.error("--processes: one process sends nothing; give 2 or more")
+    if args.shard_group and any(size % args.shard_group for size in args.processes):
+        parser.error(f"--shard-group {args.shard_group}: does not divide each of --processes")
     with tempfile.TemporaryDirectory() as name:
         save_backbones(args, Path(name))
         runs = {size: run(size, args, Path(name)) for size in args.processes}
@@ -246,22 +274,31 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """What the first of so many processes has found."""
+    found: dict[str, Any] = {}
     context = torch.multiprocessing.get_context("fork")
-    results = context.Queue()
-    processes = [
-        context.Process(target=process, args=(r, world_size, args, folder, results)) for r in range(world_size)
-    ]
-    for each in processes:
-        each.start()
-    found = dict(results.get() for _ in processes)[0]
-    for each in processes:
-        each.join()
+    for measure in (measure_memory, measure_speed):
+        results = context.Queue()
+        processes = [
+            context.Process(target=process, args=(r, world_size, measure, args, folder, results))
+            for r in range(world_size)
+        ]
+        for each in processes:
+            each.start()
+        found |= dict(results.get() for _ in processes)[0]
+        for each in processes:
+            each.join()
     plain, sharded = found["losses"]["plain"], found["losses"]["sharded"]
     return {
         **found,
         "loss_difference": max(abs(a - b) for a, b in zip(plain, sharded, strict=True)),
-        "theory": 3 * 4 * found["trained"] * (world_size - 1) / world_size,
+        "theory": 4 * found["trained"] * sent_parameters(world_size, args.shard_group or world_size),
     }
+
+
+def sent_parameters(world_size: int, group: int) -> float:
+    """Parameters that a process sends a step, as a multiple of those trained: of FSDP, and of hybrid sharding."""
+    groups = world_size // group
+    return 3 * (group - 1) / group + 2 * (groups - 1) / groups / group
 
 
 def plan(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:
@@ -271,7 +308,7 @@ def plan(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, d
     sharding = Sharding(args.shard_frozen, reshard=not args.no_reshard_after_forward, accumulates=False)
     names = ("weights", "gradients", "optimizer")
     plain = state_bytes(model, "legacy_ddp", "fp32", world_size, False)
-    divided = sharded_bytes(model, world_size, sharding)
+    divided = sharded_bytes(model, args.shard_group or world_size, sharding)
     return {"plain": dict(zip(names, plain, strict=True)), "sharded": dict(zip(names, divided, strict=True))}
 
 
@@ -286,7 +323,7 @@ def report(args: argparse.Namespace, runs: dict[int, dict[str, Any]]) -> None:
     for size, found in runs.items():
         for name in ("plain", "sharded"):
             grown, planned = found["memory"][name].values(), found["planned"][name].values()
-            sizes = (found["sent"][name], *grown, sum(grown), *planned, sum(planned))
+            sizes = (found["sent"][name], *grown, *planned, sum(planned))
             cells = (f"{name}, {size} processes", f"{found['seconds'][name]:.2f}", *(f"{n / MB:,.0f}" for n in sizes))
             table.append(f"| {' | '.join(cells)} |")
     print("\n".join(table))
@@ -295,7 +332,7 @@ def report(args: argparse.Namespace, runs: dict[int, dict[str, Any]]) -> None:
         print(
             f"{size} processes, {found['trained'] / 1e6:.1f} M trained parameters: losses within "
             f"{found['loss_difference']:.1e}, throughput {seconds['plain'] / seconds['sharded']:.2f} times plain; "
-            f"sharded sends {sent / found['theory']:.2f} times FSDP's 3 x parameters ({found['theory'] / MB:.1f} MB)"
+            f"sharded sends {sent / found['theory']:.2f} times what FSDP's theory says ({found['theory'] / MB:.1f} MB)"
         )
     sizes = " and ".join(map(str, runs))
     difference = max(found["loss_difference"] for found in runs.values())
@@ -307,8 +344,7 @@ def report(args: argparse.Namespace, runs: dict[int, dict[str, Any]]) -> None:
             str(size): {
                 "peer": f"plain data parallelism on the same {size} processes",
                 "ratio": found["seconds"]["plain"] / found["seconds"]["sharded"],
-                "unit": "times the speed; "
-                f"{found['sent']['sharded'] / found['theory']:.2f} of FSDP's 3 x parameters sent",
+                "unit": f"times the speed; {found['sent']['sharded'] / found['theory']:.2f} of FSDP's theory sent",
             }
             for size, found in runs.items()
         },

@@ -7,6 +7,7 @@ values are.
 
 import copy
 import logging
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,19 +41,34 @@ def deferred_weights() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, safetensors or ``torch.save``'s, of which any rows can be read alone."""
+
+    path: Path
+    key: str
+    shape: list[int]
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """As they are stored; no others are read."""
+        if self.path.suffix == ".safetensors":
+            with safe_open(self.path, framework="pt") as file:
+                return file.get_slice(self.key)[start:stop]
+        return _mapped(self.path)[self.key][start:stop].clone()
+
+
+@dataclass(frozen=True)
 class WeightFiles:
     """Where the values of a model's parameters lie.
 
     Attributes:
-        files: the safetensors file of each parameter, by the name that it has in the model and in the file.
+        tensors: of each parameter, by the name that it has in the model.
     """
 
-    files: dict[str, Path]
+    tensors: dict[str, StoredTensor]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows ``start`` to ``stop`` of a parameter, as they are stored; no more than these is read."""
-        with safe_open(self.files[name], framework="pt") as file:
-            return file.get_slice(name)[start:stop]
+        return self.tensors[name].rows(start, stop)
 
 
 def empty_llm(directory: Path, config: PretrainedConfig, dtype: str, attention: str) -> PreTrainedModel | None:
@@ -65,8 +81,9 @@ def empty_llm(directory: Path, config: PretrainedConfig, dtype: str, attention: 
         attention: attention implementation.
 
     Returns:
-        None where nothing is deferred, or where the files do not hold each parameter under the model's own name and in
-        its shape: such a model is then loaded whole, which also says what is wrong with it.
+        None where nothing is deferred, or where the files do not hold each parameter under the model's own name, or
+        its name in the model without an output layer, and in its shape: such a model is then loaded whole, which also
+        says what is wrong with it.
     """
     if not _DEFERRED.get():
         return None
@@ -76,26 +93,43 @@ def empty_llm(directory: Path, config: PretrainedConfig, dtype: str, attention: 
         llm = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=kind, attn_implementation=attention).eval()
     llm.tie_weights()
     stored = _stored(directory)
-    wanted = {name: list(parameter.shape) for name, parameter in llm.named_parameters()}
+    found = {
+        name: tensor
+        for name, parameter in llm.named_parameters()
+        for key in (name, name.removeprefix(f"{llm.base_model_prefix}."))
+        if (tensor := stored.get(key)) and tensor.shape == list(parameter.shape)
+    }
     persistent = llm.state_dict().keys() - dict(llm.named_parameters(remove_duplicate=False)).keys()
-    if persistent or any(stored.get(name, (None, None))[1] != shape for name, shape in wanted.items()):
+    if persistent or len(found) < len(dict(llm.named_parameters())):
         logger.warning(
-            f"--llm {directory}: its files name the weights otherwise than the model, so each process loads all of "
-            "them before it keeps its part; write them anew with transformers' save_pretrained to need less memory"
+            f"--llm {directory}: its weights cannot be read one by one, or are named otherwise than the model's: each "
+            "process loads all of them before it keeps its part; write them anew with transformers' save_pretrained to "
+            "need less memory"
         )
         return None
-    llm.weight_files = WeightFiles({name: stored[name][0] for name in wanted})
+    llm.weight_files = WeightFiles(found)
     return llm
 
 
-def _stored(directory: Path) -> dict[str, tuple[Path, list[int]]]:
-    """File and shape of each tensor in a directory's safetensors files."""
-    stored: dict[str, tuple[Path, list[int]]] = {}
+def _stored(directory: Path) -> dict[str, StoredTensor]:
+    """The tensors in a directory's files, as far as they can be read one by one."""
+    stored: dict[str, StoredTensor] = {}
     for path in weight_files(directory):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                stored |= {name: (path, list(file.get_slice(name).get_shape())) for name in file.keys()}  # noqa: SIM118
+                shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        else:
+            try:
+                shapes = {name: list(tensor.shape) for name, tensor in _mapped(path).items()}
+            except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError):  # loading it whole says what is wrong
+                return {}
+        stored |= {name: StoredTensor(path, name, shape) for name, shape in shapes.items()}
     return stored
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that ``torch.save`` wrote, left on disk; not of the format before PyTorch 1.6."""
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 @torch.no_grad()

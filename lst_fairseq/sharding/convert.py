@@ -1,7 +1,10 @@
 """Turn a sharded checkpoint into a whole one, or a whole one into a sharded one, in one process without a GPU."""
 
 import argparse
+import itertools
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -40,15 +43,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def convert(source: Path, target: Path, without_optimizer: bool, force: bool) -> None:
-    """Write ``target`` beside its place, and then rename it.
+    """Write ``target`` beside its place, and then rename it; what it replaces goes last.
 
     Raises:
         CheckpointError: the source cannot be read, or the target is there already.
     """
-    shards = target.with_name(f"{target.name}.shards")
-    for path in (target, shards):
+    replaced = shards_of(target)
+    for path in (target, *replaced):
         if path.exists() and not force:
             raise CheckpointError(f"{path} is there already: give another name, or --force to replace it")
+    # Until the new file is in its place, the old one names the old folder.
+    numbers = itertools.chain([""], (f".{number}" for number in itertools.count(1)))
+    names = (target.with_name(f"{target.name}.shards{number}") for number in numbers)
+    shards = next(folder for folder in names if folder not in replaced)
     state = read_file(str(source))
     parts = tuple(part for part in PARTS if part == "model" or not without_optimizer)
     to_whole = SHARDS_KEY in state
@@ -59,5 +66,13 @@ def convert(source: Path, target: Path, without_optimizer: bool, force: bool) ->
     else:
         new = disassemble({key: value for key, value in state.items() if key not in PARTS or key in parts}, shards)
     checkpoint_utils.torch_persistent_save(new, str(target))
+    for folder in replaced:
+        shutil.rmtree(folder)
     size = sum(path.stat().st_size for path in (target, *shards.glob("*")) if path.is_file())
     print(f"{target}{'' if to_whole else f' and {os.fspath(shards)}'}: {size / 1e9:.2f} GB")
+
+
+def shards_of(path: Path) -> list[Path]:
+    """Folders of shards that this command made for a file: ``model.pt.shards``, ``model.pt.shards.1``, ..."""
+    pattern = re.compile(rf"{re.escape(path.name)}\.shards(\.\d+)?")
+    return sorted(folder for folder in path.parent.glob("*.shards*") if pattern.fullmatch(folder.name))

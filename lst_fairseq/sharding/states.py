@@ -147,19 +147,22 @@ def save_shards(state: Mapping[str, Any], save_dir: str, updates: int) -> dict[s
 
 def _start_folder(save_dir: Path, updates: int) -> str:
     """Remove folders that no checkpoint names any more, and choose a name for a new one."""
-    named = {_shards_named_in(path) for path in save_dir.glob("*.pt")}
-    for folder in save_dir.glob("checkpoint_shards_*"):
-        if folder.name not in named:
-            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        named = {_shards_named_in(path) for path in save_dir.glob("*.pt")}
+    except (CheckpointError, OSError) as error:
+        logger.warning(f"{error}; until it can be read, or is removed, no folder of shards beside it is removed")
+    else:
+        for folder in save_dir.glob("checkpoint_shards_*"):
+            if folder.name not in named:
+                shutil.rmtree(folder, ignore_errors=True)
     taken = {folder.name for folder in save_dir.glob("checkpoint_shards_*")}
     return next(name for i in range(len(taken) + 1) if (name := f"checkpoint_shards_{updates}.{i}") not in taken)
 
 
 def _shards_named_in(path: Path) -> str | None:
-    try:
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True).get(SHARDS_KEY)
-    except Exception:  # whatever it is, it names no folder
-        return None
+    with readable_checkpoint(str(path)):
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return state.get(SHARDS_KEY) if isinstance(state, dict) else None
 
 
 class WholeFile:
@@ -299,11 +302,10 @@ def assemble(path: str, state: Mapping[str, Any], parts: tuple[str, ...] = PARTS
 
 
 def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Write a whole state's large tensors into a folder, in one process; the state with placeholders."""
+    """Write a whole state's large tensors into a new folder, in one process; the state with placeholders."""
     skeleton, tensors = split(state, is_large)
     partial = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
-    shutil.rmtree(folder, ignore_errors=True)
     os.rename(partial, folder)
     return {**skeleton, SHARDS_KEY: folder.name}

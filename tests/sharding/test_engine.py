@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -34,17 +35,22 @@ def fake_process(rank: int, world_size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("modules", "tied", "settings"),
+    ("modules", "tied", "settings", "stored"),
     [
-        ("adapter,llm", False, ShardingSettings()),
-        ("adapter,llm", True, ShardingSettings(dtype=torch.bfloat16)),
-        ("adapter,lora", False, ShardingSettings(shard_frozen=True)),
-        ("adapter", True, ShardingSettings()),
+        ("adapter,llm", False, ShardingSettings(), "as usual"),
+        ("adapter,llm", False, ShardingSettings(), "without the model's prefix"),
+        ("adapter,llm", False, ShardingSettings(), "pickled"),
+        ("adapter,llm", True, ShardingSettings(dtype=torch.bfloat16), "as usual"),
+        ("adapter,lora", False, ShardingSettings(shard_frozen=True), "as usual"),
+        ("adapter", True, ShardingSettings(), "as usual"),
     ],
 )
-def test_each_process_reads_and_keeps_its_own_rows(modules, tied, settings, corpus, backbones, tmp_path, monkeypatch):
+def test_each_process_reads_and_keeps_its_own_rows(
+    modules, tied, settings, stored, corpus, backbones, tmp_path, monkeypatch
+):
     """Of three, together the whole model as one process loads it; the plan knows their bytes."""
     save_llama(tmp_path / "llama", tied=tied)
+    rewrite_weights(tmp_path / "llama", stored)
     flags: dict[str, Any] = {"train_modules": modules, "llm": tmp_path / "llama"}
     whole = dict(build(corpus, backbones, **flags)[2].named_parameters())
     read: list[int] = []
@@ -121,15 +127,24 @@ def test_what_cannot_be_combined(settings, flag, corpus, backbones, tmp_path):
         check_settings(cfg, torch.nn.Module(), None)
 
 
-def test_files_that_name_the_weights_otherwise_are_loaded_whole(corpus, backbones, tmp_path, caplog):
+def rewrite_weights(directory: Path, how: str) -> None:
+    """Store an LLM's weights in another way, as older tools did."""
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    if how == "without the model's prefix":
+        save_file({name.removeprefix("model."): value for name, value in weights.items()}, path, {"format": "pt"})
+    elif how != "as usual":
+        torch.save(weights, path.with_name("pytorch_model.bin"), _use_new_zipfile_serialization=how == "pickled")
+        path.unlink()
+
+
+def test_files_that_cannot_be_read_in_parts_are_loaded_whole(corpus, backbones, tmp_path, caplog):
     save_llama(tmp_path / "llama")
-    path = tmp_path / "llama" / "model.safetensors"
-    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
-    path.unlink()
+    rewrite_weights(tmp_path / "llama", "pickled before PyTorch 1.6")
     with deferred_weights():
         model = build(corpus, backbones, llm=tmp_path / "llama")[2]
     assert not any(parameter.is_meta for parameter in model.parameters())
-    assert "name the weights otherwise than the model" in caplog.text
+    assert "cannot be read one by one" in caplog.text
 
 
 def test_disagreement_names_the_ranks(monkeypatch):
