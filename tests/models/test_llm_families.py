@@ -35,7 +35,14 @@ from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import Prompt, collate_prompts
 from lst_fairseq.models import llm as llm_module
 from lst_fairseq.models.decoder import LlmDecoder
-from lst_fairseq.models.llm import UNLIMITED_POSITIONS, attention_for, cache_argument, embedding_outputs, position_limit
+from lst_fairseq.models.llm import (
+    UNLIMITED_POSITIONS,
+    attention_for,
+    cache_argument,
+    embedding_outputs,
+    output_table_first,
+    position_limit,
+)
 from tests.llms import FAMILIES, VOCABULARY, WIDTH, WINDOW, family_config, save_llm
 
 PAD, EOS = 0, 2
@@ -201,6 +208,24 @@ def test_attention_of_its_own_is_said_once(caplog: pytest.LogCaptureFixture) -> 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("bias", [False, True])
+def test_output_table_first(bias: bool) -> None:
+    """The same logits, also where the head has a bias; afterwards the layer is as it was."""
+    torch.manual_seed(1)
+    llm = empty(
+        LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    )
+    head = llm.lm_head = torch.nn.Linear(16, 50, bias=bias)
+    hidden = torch.randn(3, 2, 16)
+    wanted = F.linear(hidden, head.weight, head.bias)
+    with output_table_first(llm):
+        got = llm.lm_head(hidden)
+        assert "forward" in vars(head)
+    assert got.shape == wanted.shape and got.is_contiguous()
+    assert torch.allclose(got, wanted, rtol=0, atol=1e-6)
+    assert "forward" not in vars(head)
+
+
 def test_embedding_outputs(decoder: LlmDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llm_module, "EMBEDDING_CHUNK", 7)
     got = embedding_outputs(decoder.llm)

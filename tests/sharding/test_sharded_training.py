@@ -233,7 +233,10 @@ def test_fairseq_generate_reads_them(done, corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["uneven", "skipped"])
 def test_missing_and_unreadable_batches(case, done):
-    """Each target token counts once, whichever process has it."""
+    """Each target token counts once, whichever process has it.
+
+    Three batches of eight are unreadable, so that of the pairs that two processes take at once some has one of them.
+    """
     assert_same_steps(done.steps[f"2/{case}"], done.steps[f"1/plain {case}"])
 
 
