@@ -270,7 +270,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="directory with the frontend's config.json (lst_7b, lst_13b: wav2vec 2.0 large LV-60)",
     )
-    parser.add_argument("--gpus", type=positive, default=1, help="GPUs of the run (default: 1)")
+    parser.add_argument(
+        "--gpus", type=positive, default=1, help="GPUs of the run; with --shard-group, of a group (default: 1)"
+    )
     parser.add_argument("--shard-frozen", action="store_true", help="fully_sharded divides frozen parameters too")
     parser.add_argument("--gpu-memory", type=positive_number, default=80.0, help="GiB of a GPU (default: 80)")
     parser.add_argument("--batch-size", type=positive, default=8, help="utterances a GPU and step (default: 8)")
