@@ -96,7 +96,7 @@ def empty_llm(directory: Path, config: PretrainedConfig, dtype: str, attention: 
     found = {
         name: tensor
         for name, parameter in llm.named_parameters()
-        for key in (name, name.removeprefix(f"{llm.base_model_prefix}."))
+        for key in (name.removeprefix(f"{llm.base_model_prefix}."), name)
         if (tensor := stored.get(key)) and tensor.shape == list(parameter.shape)
     }
     persistent = llm.state_dict().keys() - dict(llm.named_parameters(remove_duplicate=False)).keys()
