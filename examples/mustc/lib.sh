@@ -245,7 +245,10 @@ run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
 }
 
 first_to_stop() { # LINES: of the log after so many lines, what it, srun or torchrun says of who was lost first
-    awk -v passed="$1" 'NR > passed && (/(^error|LostProcess): rank [0-9]/ || /^srun: error: .*task/ || /^  rank +: [0-9]/) { print; exit }'
+    awk -v passed="$1" '
+        NR <= passed { next }
+        /^Root Cause/ { torchrun = 1 } # before it stand those that torchrun has stopped
+        /(^error|LostProcess): rank [0-9]/ || /^srun: error: .*task/ || (torchrun && /^  rank +: [0-9]/) { print; exit }'
 }
 
 add_training_seconds() {

@@ -111,11 +111,15 @@ srun: error: n3: task 2: Killed
 slurmstepd-n1: error: *** STEP 8.0 ON n1 CANCELLED AT 2026-11-27T08:37:20 ***
 srun: error: n2: task 1: Killed
 srun: error: n1: task 0: Terminated
+Failures:
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 1611)  (SIGTERM)
+Root Cause (first observed failure):
   rank      : 3 (local_rank: 1)
 error: rank 5 (n6, process 9) is gone: no sign of life for 60 s
 srun: error: n1: task 0: Exited with exit code 1
 """
     lines = log.splitlines(keepends=True)
-    for passed, expected in ((1, lines[2]), (4, lines[4]), (5, lines[5]), (7, "")):
+    for passed, expected in ((1, lines[2]), (4, lines[8]), (9, lines[9]), (11, "")):
         command = ["bash", "-c", 'source "$1" && first_to_stop "$2"', "bash", str(RECIPE / "lib.sh"), str(passed)]
         assert subprocess.run(command, input=log, capture_output=True, text=True, check=True).stdout == expected
