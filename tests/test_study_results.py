@@ -3,13 +3,14 @@
 import json
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sacrebleu.metrics import BLEU
 
 from lst_fairseq.comparison import compare, read_scores
-from lst_fairseq.study.report import claim_sentence, number, search_part
+from lst_fairseq.study.report import claim_sentence, number, search_part, signature_part
 from lst_fairseq.study.results import gpu_use, judge, summaries
 from tests.scripts.test_compare import system
 from tests.studies import STUDY, Studies
@@ -111,3 +112,15 @@ def test_the_edge_of_a_search_is_by_size():
     assert edge("2e-3", "2e-3", "1e-3", "4e-3") == "" == edge("1e-3", "1e-3", "4e-3")
     assert edge("4e-3", "2e-3", "4e-3", "1e-3") == "at the edge of what was tried" == edge("1", "2", "1", "3")
     assert search_part([]) == []
+
+
+def test_a_signature_is_written_once_for_the_seeds_that_share_it():
+    study = SimpleNamespace(splits=("dev", "tst"))
+    signatures = {("a", 1): "x", ("a", 2): "x", ("a", 3): "y", ("b", 1): "x"}
+    cells = [
+        {"arm": arm, "seed": seed, "scores": {"dev": {}, "tst": {"full_signature": signature}}}
+        for (arm, seed), signature in signatures.items()
+    ]
+    ((_, title), (_, lines)) = signature_part(study, cells)
+    assert title == "Signatures" and lines.split("\n") == ["a, seeds 1, 2: x", "a, seed 3: y", "b, seed 1: x"]
+    assert signature_part(study, []) == []

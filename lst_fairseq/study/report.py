@@ -60,7 +60,7 @@ def blocks(study: Study, results: Mapping[str, Any]) -> list[Block]:
         parts.append(("h2", "Failed"))
         for name, lines in results["failures"].items():
             parts += [("p", name), ("code", lines)]
-    return parts + _signature_part(study, results["cells"])
+    return parts + signature_part(study, results["cells"])
 
 
 def _introduction(study: Study, results: Mapping[str, Any]) -> str:
@@ -188,14 +188,16 @@ def search_part(search: Sequence[Mapping[str, Any]]) -> list[Block]:
     return [("h2", "Search"), ("table", rows)]
 
 
-def _signature_part(study: Study, cells: Sequence[Mapping[str, Any]]) -> list[Block]:
+def signature_part(study: Study, cells: Sequence[Mapping[str, Any]]) -> list[Block]:
     if not cells:
         return []
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for line in cells:
+        for split in study.splits:
+            if signature := line["scores"][split].get("full_signature"):
+                seeds.setdefault((line["arm"], signature), []).append(line["seed"])
     lines = [
-        f"{line['arm']}, seed {line['seed']}: {line['scores'][split]['full_signature']}"
-        for line in cells
-        for split in study.splits
-        if "full_signature" in line["scores"][split]
+        f"{arm}, seed{'s' if len(of) > 1 else ''} {_listed(of)}: {signature}" for (arm, signature), of in seeds.items()
     ]
     return [("h2", "Signatures"), ("code", "\n".join(lines))]
 
