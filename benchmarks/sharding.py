@@ -20,6 +20,7 @@ Several numbers of --processes run one after the other: what a process holds has
 
 import argparse
 import gc
+import inspect
 import os
 import statistics
 import sys
@@ -113,11 +114,13 @@ def peak(found: dict[str, tuple[int, int]], name: str) -> Iterator[None]:
 @contextmanager
 def counted_bytes(sent: list[float]) -> Iterator[None]:
     """Add what this process sends to ``sent[0]``."""
-    size = dist.get_world_size()
 
-    def count(call: Callable[..., Any], tensor: Callable[..., Tensor], share: float) -> Callable[..., Any]:
+    def count(call: Callable[..., Any], tensor: Callable[..., Tensor], times: int) -> Callable[..., Any]:
+        signature = inspect.signature(call)
+
         def counting(*args: Any, **kwargs: Any) -> Any:
-            sent[0] += tensor(*args, **kwargs).nbytes * share
+            size = dist.get_world_size(signature.bind(*args, **kwargs).arguments.get("group"))
+            sent[0] += tensor(*args, **kwargs).nbytes * times * (size - 1) / size
             return call(*args, **kwargs)
 
         return counting
@@ -128,19 +131,18 @@ def counted_bytes(sent: list[float]) -> Iterator[None]:
 
         return tensor
 
-    part = (size - 1) / size
     filled, taken = given(0, "output_tensor", "output"), given(1, "input", "input_tensor")
     calls = {  # FSDP2 of PyTorch 2.13 calls the ..._single functions, older ones the others
-        "all_gather_single": (filled, part),
-        "all_gather_into_tensor": (filled, part),
-        "reduce_scatter_single": (taken, part),
-        "reduce_scatter_tensor": (taken, part),
-        "all_reduce": (given(0, "tensor"), 2 * part),
+        "all_gather_single": (filled, 1),
+        "all_gather_into_tensor": (filled, 1),
+        "reduce_scatter_single": (taken, 1),
+        "reduce_scatter_tensor": (taken, 1),
+        "all_reduce": (given(0, "tensor"), 2),
     }
     calls = {name: call for name, call in calls.items() if hasattr(dist, name)}
     with ExitStack() as stack:
-        for name, (tensor, share) in calls.items():
-            stack.enter_context(mock.patch.object(dist, name, count(getattr(dist, name), tensor, share)))
+        for name, (tensor, times) in calls.items():
+            stack.enter_context(mock.patch.object(dist, name, count(getattr(dist, name), tensor, times)))
         yield
 
 
