@@ -263,7 +263,7 @@ def test_examples_can_be_read_and_planned(path, tmp_path):
 
 
 def test_stage_1_on_transcripts_is_asked_for_english(tmp_path):
-    study = read_study(ROOT / "examples" / "study" / "mini.yaml")
+    study = read_study(ROOT / "examples" / "study" / "everything.yaml")
     steps = Plan(study, tmp_path).cell(study.arm(**{"stage1-on": "both"}), 1, {}).steps
     written = yaml.safe_load(steps["data"].files["data/config_study.yaml"])
     settings = PromptSettings(steps["stage1"].environment["PROMPT"], written["instructions"], tgt_lang="de")

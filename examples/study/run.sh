@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # A study from nothing to its report: the mini corpus where it is not there yet, the backbones, every cell, the report.
 #
-#   bash examples/study/run.sh mini               # mini, stage1, digits, strategies or smoke: examples/study/NAME.yaml
-#   bash examples/study/run.sh stage1 --jobs 2    # further arguments are those of scripts/study.py
+#   bash examples/study/run.sh mini               # mini, digits, everything or smoke: examples/study/NAME.yaml
+#   bash examples/study/run.sh mini --jobs 2      # further arguments are those of scripts/study.py
 #
-# Run it again to go on after an interruption. The report is results/study/NAME/report.html. smoke and strategies
-# need no further backbones: smoke shows in some minutes whether everything works, strategies takes an hour. On two CPU
-# cores mini takes about half a day, and stage1 a day.
+# Run it again to go on after an interruption. The report is results/study/NAME/report.html. smoke needs no further backbones
+# and shows in some minutes whether everything works. How long the others take is in examples/study/README.md.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 source "$root/scripts/env.sh"
@@ -22,5 +21,5 @@ if [[ $name == digits ]]; then
 elif [[ ! -e $corpus/en-de ]]; then
     python "$root/examples/mini/make_corpus.py" "$corpus" --langs de fr es
 fi
-if [[ $name != smoke && $name != strategies ]]; then bash "$root/examples/study/backbones.sh" "$corpus"; fi
+if [[ $name != smoke ]]; then bash "$root/examples/study/backbones.sh" "$corpus"; fi
 python "$root/scripts/study.py" "$study" "${@:2}"
