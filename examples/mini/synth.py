@@ -16,6 +16,8 @@ import numpy as np
 import soxr
 
 SAMPLE_RATE = 16_000
+#: Now and then the library hands over silence in place of a sentence, and speaks it when asked again.
+TRIES = 3
 
 # From espeak-ng's speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
@@ -86,14 +88,21 @@ class Synthesiser:
         # Every time, because setting a voice resets some of them.
         for parameter, value in ((_RATE, rate), (_VOLUME, 100), (_PITCH, pitch), (_RANGE, pitch_range)):
             self._library.espeak_SetParameter(parameter, int(value), 0)
+        for _ in range(TRIES):
+            waveform = self._speak(text)
+            if waveform.any():
+                return _cut_silence(soxr.resample(waveform, self._native_rate, SAMPLE_RATE, quality="MQ"))
+        raise RuntimeError(f"espeak-ng was silent {TRIES} times in the voice {voice!r}: {text!r}")
+
+    def _speak(self, text: str) -> np.ndarray:
+        """float32 [samples] at the library's own rate, with the voice and parameters that are set."""
         encoded = text.encode()
         self._pieces.clear()
         code = self._library.espeak_Synth(encoded, len(encoded) + 1, 0, _POS_CHARACTER, 0, _CHARS_UTF8, None, None)
         self._library.espeak_Synchronize()
         if code or not self._pieces:
             raise RuntimeError(f"espeak-ng said nothing (code {code}): {text!r}")
-        waveform = np.concatenate(self._pieces).astype(np.float32) / 32768
-        return _cut_silence(soxr.resample(waveform, self._native_rate, SAMPLE_RATE, quality="MQ"))
+        return np.concatenate(self._pieces).astype(np.float32) / 32768
 
 
 def _cut_silence(waveform: np.ndarray, threshold: float = 0.01, margin: int = 800) -> np.ndarray:

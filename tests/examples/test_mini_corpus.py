@@ -139,3 +139,13 @@ def test_help_has_examples():
     for script in ("make_corpus.py", "grammar.py"):
         run = subprocess.run([sys.executable, MINI / script, "--help"], capture_output=True, text=True, check=True)
         assert f"python examples/mini/{script}" in run.stdout
+
+
+def test_a_sentence_that_came_out_silent_is_spoken_again(monkeypatch):
+    synthesiser = synth.Synthesiser()
+    speak = synth.Synthesiser._speak
+    silent = iter([True, True, False, True, True, True])
+    monkeypatch.setattr(synth.Synthesiser, "_speak", lambda self, text: speak(self, text) * (0 if next(silent) else 1))
+    assert np.abs(synthesiser.say("The train is late.", "en-us")).max() > 0.1
+    with pytest.raises(RuntimeError, match="silent 3 times in the voice 'en-us': 'The train is late.'"):
+        synthesiser.say("The train is late.", "en-us")
