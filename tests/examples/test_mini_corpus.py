@@ -147,5 +147,5 @@ def test_a_sentence_that_came_out_silent_is_spoken_again(monkeypatch):
     silent = iter([True, True, False, True, True, True])
     monkeypatch.setattr(synth.Synthesiser, "_speak", lambda self, text: speak(self, text) * (0 if next(silent) else 1))
     assert np.abs(synthesiser.say("The train is late.", "en-us")).max() > 0.1
-    with pytest.raises(RuntimeError, match="silent 3 times in the voice 'en-us': 'The train is late.'"):
+    with pytest.raises(RuntimeError, match=r"silent 3 times in the voice 'en-us': 'The train is late\.'"):
         synthesiser.say("The train is late.", "en-us")
