@@ -18,7 +18,7 @@ from lst_fairseq.models.beam_cache import (
     say_fanned_out,
     shares_prefixes,
 )
-from lst_fairseq.models.llm import cache_argument, check_llm, output_table_first, position_limit
+from lst_fairseq.models.llm import cache_argument, check_llm, output_table_in_parts, position_limit
 from lst_fairseq.models.packing import ATTENTION, PackedRows, packs
 
 
@@ -219,7 +219,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
     def _next(self, tokens: Tensor, cache: FannedOutCache | SharedPrefixCache) -> Tensor:
         """Logits [R, 1, V] after the tokens [R, T] that come next."""
         inputs = self.llm.get_input_embeddings()(tokens)
-        with cache.attention(), output_table_first(self.llm):
+        with cache.attention(), output_table_in_parts(self.llm):
             return self._logits(inputs, 1, **cache.arguments(tokens.size(1)))
 
     def _prefill(self, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:

@@ -40,7 +40,7 @@ from lst_fairseq.models.llm import (
     attention_for,
     cache_argument,
     embedding_outputs,
-    output_table_first,
+    output_table_in_parts,
     position_limit,
 )
 from tests.llms import FAMILIES, VOCABULARY, WIDTH, WINDOW, family_config, save_llm
@@ -209,8 +209,9 @@ def test_attention_of_its_own_is_said_once(caplog: pytest.LogCaptureFixture) -> 
 
 @torch.no_grad()
 @pytest.mark.parametrize("bias", [False, True])
-def test_output_table_first(bias: bool) -> None:
+def test_output_table_in_parts(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same logits, also where the head has a bias; afterwards the layer is as it was."""
+    monkeypatch.setattr(llm_module, "TABLE_PART", 16)  # the last part is a smaller one
     torch.manual_seed(1)
     llm = empty(
         LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
@@ -218,7 +219,7 @@ def test_output_table_first(bias: bool) -> None:
     head = llm.lm_head = torch.nn.Linear(16, 50, bias=bias)
     hidden = torch.randn(3, 2, 16)
     wanted = F.linear(hidden, head.weight, head.bias)
-    with output_table_first(llm):
+    with output_table_in_parts(llm):
         got = llm.lm_head(hidden)
         assert "forward" in vars(head)
     assert got.shape == wanted.shape and got.is_contiguous()
