@@ -108,6 +108,13 @@ def factor(**values: Any) -> dict[str, Any]:
         ({"search": {"split": "tst-HE"}}, r"search: split: tst-HE is a test split; settings are chosen on another"),
         ({"search": {"by": "ter"}}, r"search: by: ter: choose one of bleu, chrf"),
         ({"search": {"STAGE2_LR": 1}}, r"search: STAGE2_LR: 1: give a list of values to try"),
+        ({"search": {"widen": -1}}, r"search: widen: -1: give how many more values may be tried"),
+        ({"search": {"BEAM": [1, 0], "widen": 1}}, r"search: BEAM: 1, 0: `widen` needs different numbers above 0"),
+        ({"search": {"BEAM": [2, "2.0"], "widen": 1}}, r"BEAM: 2, 2.0: `widen` needs different numbers"),
+        (
+            {**factor(v={"search": {"ADAPTER": ["conv", "stack"]}}), "search": {"ADAPTER": ["conv"], "widen": 1}},
+            r"search: ADAPTER: conv, stack: `widen` needs different numbers above 0",
+        ),
         ({"claims": [{"claim": "c", "better": {}}]}, r"claims: c: worse is missing"),
         (
             {"grid": ["adapter"], "claims": [{"claim": "c", "better": {}, "worse": {"data": "25%"}}]},

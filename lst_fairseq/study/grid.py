@@ -101,6 +101,7 @@ class Study:
         blocks: each a list of factors that are crossed while the others keep the reference's value.
         arms: all that the blocks ask for, the reference first, each once.
         search_seed, search_metric, search: how settings are chosen on dev, one after another.
+        search_widen: values that may be tried beyond the candidates, while the best is at their edge.
         alignment: segments to measure the alignment on after stage 1; 0: not measured.
     """
 
@@ -116,6 +117,7 @@ class Study:
     arms: tuple[Arm, ...]
     search_seed: int
     search_metric: str
+    search_widen: int
     search: Mapping[str, tuple[str, ...]]
     claims: tuple[Claim, ...]
     alignment: int
@@ -216,6 +218,12 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         raise StudyError(f"search: by: {metric}: choose one of {', '.join(METRICS)}")
     if (dev := str(search.get("split", "dev"))) in splits:
         raise StudyError(f"search: split: {dev} is a test split; settings are chosen on another one")
+    candidates = {k: _candidates(v, k, known) for k, v in search.items() if k not in ("by", "seed", "split", "widen")}
+    if not isinstance(widen := search.get("widen", 0), int) or isinstance(widen, bool) or widen < 0:
+        raise StudyError(f"search: widen: {widen!r}: give how many more values may be tried, as a whole number")
+    if widen:
+        for setting, values in [*candidates.items(), *(pair for a in arms for pair in a.options.search.items())]:
+            _check_numbers(setting, values)
     settings = content.get("settings")
     return Study(
         name=_name(content.get("name", stem), "name"),
@@ -230,11 +238,8 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         arms=arms,
         search_seed=int(search.get("seed", seeds[0])),
         search_metric=metric,
-        search={
-            name: _candidates(values, name, known)
-            for name, values in search.items()
-            if name not in ("by", "seed", "split")
-        },
+        search_widen=widen,
+        search=candidates,
         claims=claims,
         alignment=int(content.get("alignment") or 0),
     )
@@ -315,6 +320,16 @@ def _candidates(values: Any, name: str, known: Sequence[str]) -> tuple[str, ...]
     if not isinstance(values, list) or not values:
         raise StudyError(f"search: {name}: {values!r}: give a list of values to try")
     return tuple(_settings({name: value}, "search", known)[name] for value in values)
+
+
+def _check_numbers(setting: str, values: Sequence[str]) -> None:
+    """Only among numbers above 0 there is something beyond the best; a single value is not searched."""
+    try:
+        numbers = {float(value) for value in values}
+    except ValueError:
+        numbers = set()
+    if len(values) > 1 and (len(numbers) < len(values) or min(numbers) <= 0):
+        raise StudyError(f"search: {setting}: {', '.join(values)}: `widen` needs different numbers above 0")
 
 
 def _block(block: Any, names: Mapping[str, tuple[str, ...]]) -> list[str]:

@@ -94,7 +94,8 @@ def inspect(plan: Plan, arm: Arm, failed: Callable[[Step], bool] = lambda step: 
     """Where an arm stands, by what lies in the study's folder.
 
     The settings of the search are chosen one after another: the best of the first on dev, with the first candidates of
-    the others, then of the second, and so on. A setting that changes nothing in this arm is not searched.
+    the others, then of the second, and so on. While the best is at the edge of what was tried, the value beyond comes
+    next, up to ``search_widen`` of them. A setting that changes nothing in this arm is not searched.
 
     Args:
         plan: of the study.
@@ -105,27 +106,32 @@ def inspect(plan: Plan, arm: Arm, failed: Callable[[Step], bool] = lambda step: 
     candidates = study.candidates(arm)
     defaults = {name: values[0] for name, values in candidates.items()}
     for name, values in candidates.items():
-        cells = {value: plan.cell(arm, study.search_seed, defaults | state.chosen | {name: value}) for value in values}
-        if len({cell.steps["dev"] for cell in cells.values()}) == 1:
-            state.chosen[name] = values[0]
-            continue
-        pending = [
-            c.steps["dev"] for c in cells.values() if not failed(c.steps["dev"]) and not finished(c.steps["dev"])
-        ]
-        state.planned += [step for step in pending if step not in state.planned]
-        if pending and not state.wanted:
-            state.wanted = pending
-        if state.wanted:  # what comes after depends on what is chosen here
-            continue
-        scores = {
-            value: read_score(cell, study.dev)[study.search_metric] if finished(cell.steps["dev"]) else None
-            for value, cell in cells.items()
-        }
-        state.tried[name] = scores
-        known = {value: score for value, score in scores.items() if score is not None}
-        if not known:
-            return state  # nothing to choose from: the arm has failed
-        state.chosen[name] = max(known, key=known.__getitem__)
+        tried = list(values)
+        while True:
+            cells = {v: plan.cell(arm, study.search_seed, defaults | state.chosen | {name: v}) for v in tried}
+            steps = {value: cell.steps["dev"] for value, cell in cells.items()}
+            if len(set(steps.values())) == 1:
+                state.chosen[name] = values[0]
+                break
+            pending = [step for step in steps.values() if not failed(step) and not finished(step)]
+            state.planned += [step for step in pending if step not in state.planned]
+            if pending and not state.wanted:
+                state.wanted = pending
+            if state.wanted:  # what comes after depends on what is chosen here
+                break
+            scores = {
+                value: read_score(cell, study.dev)[study.search_metric] if finished(steps[value]) else None
+                for value, cell in cells.items()
+            }
+            further = beyond(scores) if len(tried) < len(values) + study.search_widen else None
+            if further is None:
+                state.tried[name] = scores
+                known = {value: score for value, score in scores.items() if score is not None}
+                if not known:
+                    return state  # nothing to choose from: the arm has failed
+                state.chosen[name] = max(known, key=known.__getitem__)
+                break
+            tried.append(further)
     searching = bool(state.wanted)
     cells = [plan.cell(arm, seed, defaults | state.chosen) for seed in study.seeds]
     last = [step for cell in cells for kind, step in cell.steps.items() if kind in ("test", "alignment")]
@@ -134,6 +140,29 @@ def inspect(plan: Plan, arm: Arm, failed: Callable[[Step], bool] = lambda step: 
     if not searching:
         state.cells, state.wanted = cells, pending
     return state
+
+
+def beyond(scores: Mapping[str, float | None]) -> str | None:
+    """The value to try next where the best one is the smallest or the largest of those that were tried.
+
+    It is as far from the best as the best from its neighbour, as a ratio: after 5e-4 and 1e-3, 2e-3.
+
+    Args:
+        scores: of two positive numbers or more, by how they are written; None: failed.
+
+    Returns:
+        None where the best lies between others, or all have failed.
+    """
+    known = {value: score for value, score in scores.items() if score is not None}
+    if not known or len(scores) == 1:
+        return None
+    ascending = sorted(scores, key=float)
+    best = max(known, key=known.__getitem__)
+    if best not in (ascending[0], ascending[-1]):
+        return None
+    neighbour = ascending[1] if best == ascending[0] else ascending[-2]
+    mantissa, exponent = f"{float(best) ** 2 / float(neighbour):.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from lst_fairseq.study.grid import StudyError
 from lst_fairseq.study.plan import Plan, Step
 from lst_fairseq.study.results import collect, has_failed, paired_tests, summaries
-from lst_fairseq.study.run import Runner, duration, finished, inspect, read_record, time_left
+from lst_fairseq.study.run import Runner, beyond, duration, finished, inspect, read_record, time_left
 from tests.recipe import value
 from tests.studies import STUDY, Studies
 
@@ -110,6 +110,42 @@ def test_the_search_chooses_on_dev(studies):
     # 2 + 2 - 1 with stage 1, of which the second search shares one, and two with the one stage.
     generated = [value(call, "--gen-subset") for call in studies.calls("fairseq-generate")]
     assert generated.count("tst-HE") == 2 * 2 and generated.count("dev") == 3 + 2
+
+
+def test_the_search_goes_beyond_its_edge(studies, monkeypatch):
+    """The stub's best score is at 4e-4."""
+    one = {"seeds": [1], "factors": {"strategy": {"two-stage": {}}}, "claims": []}
+    tried = {}
+    for widen in (0, 1, 5):
+        plan = studies.plan(search={"STAGE2_LR": ["1.6e-3", "8e-4"], "widen": widen}, **one)
+        assert studies.run_study(plan) == []
+        (entry,) = collect(plan)["search"]
+        tried[widen] = list(entry["tried"])
+        assert entry["chosen"] == min(tried[widen], key=lambda rate: abs(float(rate) - 4e-4))
+    # After 4e-4 came 2e-4, which was worse: the best lies between others.
+    more = ["4e-4", "2e-4"]
+    assert tried == {n: ["1.6e-3", "8e-4", *more[:n]] for n in (0, 1, 5)}
+    monkeypatch.setenv("FAILS", "--lr 1e-4")
+    plan = studies.plan(search={"STAGE2_LR": ["2e-4", "1e-4"], "widen": 1}, **one)
+    assert len(studies.run_study(plan)) == 1
+    (entry,) = collect(plan)["search"]
+    assert list(entry["tried"]) == ["2e-4", "1e-4", "4e-4"] and entry["chosen"] == "4e-4"
+
+
+@pytest.mark.parametrize(
+    ("scores", "further"),
+    [
+        ({"1e-3": 2.0, "5e-4": 1.0}, "2e-3"),
+        ({"1e-3": 1.0, "5e-4": 2.0}, "2.5e-4"),
+        ({"1e-3": 2.0, "5e-4": 1.0, "2e-3": 1.5}, None),
+        ({"30": 3.0, "10": 1.0}, "9e1"),
+        ({"1e-3": None, "5e-4": 2.0}, "2.5e-4"),
+        ({"1e-3": None, "5e-4": None}, None),
+        ({"1e-3": 1.0}, None),
+    ],
+)
+def test_what_lies_beyond_the_best(scores, further):
+    assert beyond(scores) == further
 
 
 def test_a_failed_cell_stops_no_other_and_is_tried_again(studies, monkeypatch):
