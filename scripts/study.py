@@ -35,7 +35,8 @@ from lst_fairseq.study.grid import ROOT, Arm, Study, StudyError, read_study
 from lst_fairseq.study.plan import Plan
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
-from lst_fairseq.study.run import Runner, finished, inspect, slurm_script
+from lst_fairseq.study.run import Runner, slurm_script
+from lst_fairseq.study.state import finished, inspect
 
 
 def listing(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from lst_fairseq.comparison import compare, read_scores
 from lst_fairseq.comparison_report import LEVEL
 from lst_fairseq.study.grid import ROOT, Arm, Claim
 from lst_fairseq.study.plan import Cell, Plan, Step
-from lst_fairseq.study.run import finished, inspect, last_lines, read_record, read_score
+from lst_fairseq.study.state import finished, inspect, last_lines, read_record, read_score
 
 #: Of a score file, what goes into a cell's line for each split.
 _SCORES = ("bleu", "chrf", "ter", "segments", "full_signature", "segments_per_second")

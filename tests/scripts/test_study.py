@@ -15,7 +15,8 @@ import pytest
 from lst_fairseq.study.grid import StudyError
 from lst_fairseq.study.plan import Plan, Step
 from lst_fairseq.study.results import collect, has_failed, paired_tests, summaries
-from lst_fairseq.study.run import Runner, beyond, duration, finished, inspect, read_record, time_left
+from lst_fairseq.study.run import Runner, duration, time_left
+from lst_fairseq.study.state import beyond, finished, inspect, read_record
 from tests.recipe import value
 from tests.studies import STUDY, Studies
 
