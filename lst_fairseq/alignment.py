@@ -129,7 +129,8 @@ def measure(utterances: Sequence[Utterance], candidates: int = 20, seed: int = 1
     Returns:
         ``cosine``: mean over utterances of :func:`nearest_cosine` with the right transcript; ``other_cosine``: the same
         with the other candidates; ``retrieval``: share of utterances whose own transcript has the highest
-        :func:`matching_score` (chance: 1 / ``candidates``); ``candidates``, ``segments``; ``vectors_per_token``.
+        :func:`matching_score` (chance: 1 / ``candidates``); ``candidates``, ``segments``; ``vectors_per_token``;
+        ``variation`` and ``scale`` of the speech (:func:`variation`, :func:`scale`).
 
     Raises:
         ValueError: fewer than two different transcripts, or fewer than two candidates.
@@ -155,7 +156,19 @@ def measure(utterances: Sequence[Utterance], candidates: int = 20, seed: int = 1
         "candidates": max(counts),
         "segments": len(utterances),
         "vectors_per_token": vectors / tokens,
+        "variation": variation(torch.cat([utterance.speech for utterance in utterances])),
+        "scale": scale(*(torch.cat([getattr(u, part) for u in utterances]) for part in ("speech", "text"))),
     }
+
+
+def variation(speech: Tensor) -> float:
+    """Share of the mean square of vectors [n, E] that is not that of their mean: 0 if all are the same vector."""
+    return float(1 - speech.mean(dim=0).square().sum() / speech.square().sum(dim=1).mean())
+
+
+def scale(speech: Tensor, text: Tensor) -> float:
+    """Root mean square of speech vectors [n, E] over that of text vectors [m, E]."""
+    return float((speech.square().mean() / text.square().mean()).sqrt())
 
 
 def nearest_tokens(speech: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures of alignment as inline SVG, and a page of them."""
+"""Figures and pictures of alignment: tables, inline SVG, and a page of them."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,6 +6,8 @@ from typing import Any
 
 from lst_fairseq.comparison_report import plot
 
+#: Variation below which an adapter says next to nothing about what it hears.
+COLLAPSED = 0.05
 _CELL, _ROW, _LEFT, _TOP = 13, 18, 150, 24
 _STYLE = """
 body { font: 15px/1.45 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }
@@ -99,11 +101,27 @@ def _figure(width: float, height: float, parts: Sequence[str]) -> str:
 def table(checkpoints: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A row of headings and one for each checkpoint that was measured."""
     rows = [["checkpoint", "nearest token, cosine", "of other transcripts", "retrieval", "chance", "vectors per token"]]
+    rows[0] += ["variation", "scale"]
     for found in checkpoints:
         figures = [f"{found['cosine']:.3f}", f"{found['other_cosine']:.3f}", f"{100 * found['retrieval']:.1f} %"]
         rows.append([found["checkpoint"], *figures, f"{100 / found['candidates']:.1f} %"])
-        rows[-1].append(f"{found['vectors_per_token']:.2f}")
+        rows[-1] += [f"{found['vectors_per_token']:.2f}", f"{100 * found['variation']:.1f} %", f"{found['scale']:.2f}"]
     return rows
+
+
+def collapse(figures: Mapping[str, Any]) -> str:
+    """What to say of an adapter whose outputs hardly depend on the speech; empty if they do.
+
+    Args:
+        figures: what ``alignment.measure`` found.
+    """
+    if figures["variation"] >= COLLAPSED:
+        return ""
+    return (
+        f"the adapter has collapsed: of its outputs' mean square {100 * figures['variation']:.1f} % varies, the rest "
+        "is the same vector whatever is said, and stage 2 would have to undo that; train stage 1 again with a lower "
+        "learning rate (--lr, the recipe's STAGE1_LR)"
+    )
 
 
 def page(title: str, checkpoints: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]]) -> str:
@@ -120,8 +138,12 @@ def page(title: str, checkpoints: Sequence[Mapping[str, Any]], pictures: Sequenc
     lines.append(
         f"<p>{first['segments']} segments. Cosine of each of the adapter's outputs with the nearest token of the right "
         f"transcript, and of others; retrieval: how often the right transcript matches best among "
-        f"{first['candidates']}.</p>"
+        f"{first['candidates']}; variation: how much of the outputs' mean square is not that of their mean; scale: "
+        f"root mean square of the outputs over that of the transcripts' embeddings.</p>"
     )
+    for found in checkpoints:
+        if warning := collapse(found):
+            lines.append(f"<p><strong>{escape(found['checkpoint'])}: {escape(warning)}.</strong></p>")
     if len(checkpoints) > 1:
         names = [found["checkpoint"] for found in checkpoints]
         series = {

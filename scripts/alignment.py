@@ -6,8 +6,10 @@
         --segments 200 --candidates 50 --pictures 5 --out alignment
 
 For each checkpoint: the mean cosine of each of the adapter's outputs with the nearest token of the transcript (and of
-other transcripts, which says how much of it is the transcript's doing), and how often the right transcript matches best
-among --candidates. Takes --segments of the manifest, spread evenly; they need a transcript (src_text).
+other transcripts, which says how much of it is the transcript's doing), how often the right transcript matches best
+among --candidates, how much of the outputs' mean square varies (next to nothing of an adapter that has collapsed, as
+too high a learning rate makes it), and their scale beside that of text embeddings. Takes --segments of the manifest,
+spread evenly; they need a transcript (src_text).
 
 Into --out: alignment.json, and alignment.html with pictures of some utterances: the vocabulary's nearest token to each
 of the adapter's outputs, and the attention of the translation's tokens over the speech.
@@ -22,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.alignment import attention_over_speech, encode, measure, nearest_tokens, spread_rows
-from lst_fairseq.alignment_page import heat_map, page, table, token_strip
+from lst_fairseq.alignment_page import collapse, heat_map, page, table, token_strip
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
@@ -107,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
             pictures += drawn
             heads, values = table([figures])
             print(", ".join(f"{head} {value}" for head, value in zip(heads, values, strict=True)), flush=True)
+            if warning := collapse(figures):
+                print(f"warning: {name}: {warning}", file=sys.stderr, flush=True)
     except (ManifestError, AudioError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,11 @@ from lst_fairseq.alignment import (
     measure,
     nearest_cosine,
     nearest_tokens,
+    scale,
     spread_rows,
+    variation,
 )
-from lst_fairseq.alignment_page import colour, heat_map, runs, token_strip
+from lst_fairseq.alignment_page import collapse, colour, heat_map, runs, token_strip
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import Manifest, read_manifest
 from lst_fairseq.inference import DecodingOptions, Translator
@@ -71,6 +73,33 @@ def test_retrieval_of_speech_that_is_its_text_and_of_speech_that_is_anothers():
     assert measure(swapped, candidates=8)["retrieval"] == 0
     # Half of them right.
     assert measure(right[:4] + swapped[4:], candidates=8)["retrieval"] == 0.5
+
+
+def test_variation_and_scale(vectors):
+    """Of vectors that share a part: what is left when their mean is taken away, by plain sums."""
+    speech, text = vectors
+    shared = torch.full((5,), 3.0)
+    same = (speech + shared).double()
+    mean = [sum(column) / 7 for column in zip(*same.tolist())]
+    left = sum((x - m) ** 2 for row in same.tolist() for x, m in zip(row, mean))
+    all_of_it = sum(x**2 for row in same.tolist() for x in row)
+    assert variation(same) == pytest.approx(left / all_of_it, abs=1e-9)
+    assert variation(shared.repeat(4, 1)) == pytest.approx(0, abs=1e-6)
+    assert variation(speech - speech.mean(dim=0)) == pytest.approx(1, abs=1e-6)
+    assert scale(2.5 * text, text) == pytest.approx(2.5) and scale(shared[None], torch.eye(5)[:1]) == pytest.approx(
+        3 * 5**0.5
+    )
+    found = measure([utterance(str(i), same[i:].float(), text) for i in range(2)])
+    joined = torch.cat([same, same[1:]]).float()
+    assert found["variation"] == pytest.approx(variation(joined)) and found["scale"] == pytest.approx(
+        scale(joined, text)
+    )
+
+
+def test_a_collapsed_adapter_is_said():
+    assert collapse({"variation": 0.051}) == ""
+    said = collapse({"variation": 0.0018})
+    assert "0.2 % varies" in said and "STAGE1_LR" in said
 
 
 def test_candidates_are_drawn_by_the_seed_and_never_the_own_text():

@@ -33,6 +33,8 @@ _DECODING = {"CHECKPOINT", "BEAM", "LENPEN", "MAX_LEN_B", "GEN_BATCH_TOKENS", "E
 _PREPARATION = {"MUSTC_ROOT", "TGT_LANG", "PREP_ARGS"}
 _ELSEWHERE = ("BASELINE", "SYSTEMS", "LORA_LR", "TEXT_")
 _STUDY_CONFIG = "config_study.yaml"
+#: Changes with what scripts/alignment.py measures.
+_ALIGNMENT = 2
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ class Plan:
         command = [self.python, str(ROOT / "scripts" / "alignment.py"), str(stage1.work / "stage1/checkpoint_last.pt")]
         command += ["--data", str(stage1.work / "data"), "--split", self.study.dev, "--pictures", "1"]
         command += ["--segments", str(self.study.alignment), "--out", str(stage1.work / "alignment")]
-        key = _hash([stage1.key, self.study.alignment, self.study.dev])
+        key = _hash([stage1.key, self.study.alignment, self.study.dev, _ALIGNMENT])
         name, work = stage1.name.replace("stage 1", "alignment"), stage1.work
         return Step("alignment", name, work, key, (shlex.join(command),), {}, needs=(stage1,))
 

@@ -161,8 +161,9 @@ def arm_table(study: Study, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) 
         columns.append([heading, *("" if arm.get(key) is None else show(arm[key]) for _, _, arm in rows)])
     for heading, key in (("nearest token, cosine", "cosine"), ("of another transcript", "other_cosine")):
         columns.append([heading, *(f"{arm['alignment'][key]:.2f}" if "alignment" in arm else "" for _, _, arm in rows)])
-    shown = (f"{100 * arm['alignment']['retrieval']:.0f} %" if "alignment" in arm else "" for _, _, arm in rows)
-    columns.append(["retrieval", *shown])
+    for key in ("retrieval", "variation"):
+        shown = (f"{100 * arm['alignment'][key]:.0f} %" if "alignment" in arm else "" for _, _, arm in rows)
+        columns.append([key, *shown])
     for setting in study.search:
         columns.append([setting, *(arm["chosen"].get(setting, "") for _, _, arm in rows)])
     return [list(row) for row in zip(*(c for c in columns if not c[0] or any(c[1:])), strict=True)]

@@ -140,9 +140,8 @@ def summaries(plan: Plan, cells: Sequence[Mapping[str, Any]], samples: int = 100
                 arm[key] = statistics.fmean(line[key] for line in lines)
         aligned = [line["alignment"] for line in lines if "alignment" in line]
         if aligned:
-            arm["alignment"] = {
-                key: statistics.fmean(each[key] for each in aligned) for key in ("cosine", "other_cosine", "retrieval")
-            }
+            keys = ("cosine", "other_cosine", "retrieval", "variation")
+            arm["alignment"] = {key: statistics.fmean(each[key] for each in aligned) for key in keys}
         arm["p"] = {split: {} for split in study.splits}
     for split in study.splits:
         for seed in study.seeds:
