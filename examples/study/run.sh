@@ -14,12 +14,9 @@ case "$name" in -h | --help) show_help "${BASH_SOURCE[0]}" && exit ;; esac
 study=$root/examples/study/$name.yaml
 [[ -n $name && -f $study ]] || die "no study is called '$name': choose one of $(cd "$root/examples/study" && echo *.yaml)"
 use_environment
-corpus=$root/data/mini
-if [[ $name == digits ]]; then
-    corpus=$root/data/digits
-    [[ -d $corpus ]] || die "$corpus is not there: examples/mini/README.md says how such a corpus is used"
-elif [[ ! -e $corpus/en-de ]]; then
-    python "$root/examples/mini/make_corpus.py" "$corpus" --langs de fr es
-fi
-if [[ $name != smoke ]]; then bash "$root/examples/study/backbones.sh" "$corpus"; fi
+digits=$root/data/digits
+[[ $name != digits || -d $digits ]] || die "$digits is not there: examples/mini/README.md says how such a corpus is used"
+[[ -e $root/data/mini/en-de ]] || python "$root/examples/mini/make_corpus.py" "$root/data/mini" --langs de fr es
+if [[ $name != smoke ]]; then bash "$root/examples/study/backbones.sh"; fi
+if [[ $name == digits ]]; then bash "$root/examples/study/backbones.sh" "$digits"; fi
 python "$root/scripts/study.py" "$study" "${@:2}"
