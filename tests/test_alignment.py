@@ -23,7 +23,7 @@ from lst_fairseq.alignment import (
     spread_rows,
     variation,
 )
-from lst_fairseq.alignment_page import collapse, colour, heat_map, runs, token_strip
+from lst_fairseq.alignment_page import collapse, colour, heat_map, page, runs, token_strip
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import Manifest, read_manifest
 from lst_fairseq.inference import DecodingOptions, Translator
@@ -100,6 +100,11 @@ def test_a_collapsed_adapter_is_said():
     assert collapse({"variation": 0.051}) == ""
     said = collapse({"variation": 0.0018})
     assert "0.2 % varies" in said and "STAGE1_LR" in said
+    shared = {"cosine": 0.2, "other_cosine": 0.2, "retrieval": 0.05, "candidates": 20, "segments": 9}
+    figures = {"checkpoint": "stage1", **shared, "vectors_per_token": 6.1, "scale": 2.6}
+    for variation_, warned in ((0.0018, 1), (0.5, 0)):
+        text = page("Alignment", [{**figures, "variation": variation_}], [])
+        assert text.count("has collapsed") == warned and f"<td>{100 * variation_:.1f} %</td>" in text
 
 
 def test_candidates_are_drawn_by_the_seed_and_never_the_own_text():

@@ -78,7 +78,8 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     )
     if study.search:
         names = _listed(list(study.search))
-        sentences.append(f"{names}: chosen for each arm on {study.dev} with seed {study.search_seed}, never on test.")
+        chosen = f"chosen on {study.dev} with seed {study.search_seed}, never on test"
+        sentences.append(f"{names}: {chosen}, for each arm that stands under Search; the others had one value.")
     if machine := results.get("machine"):
         gpus = _listed(machine["gpus"]) or "no GPU"
         versions = ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items())

@@ -146,10 +146,10 @@ def beyond(scores: Mapping[str, float | None]) -> str | None:
     It is as far from the best as the best from its neighbour, as a ratio: after 5e-4 and 1e-3, 2e-3.
 
     Args:
-        scores: of two positive numbers or more, by how they are written; None: failed.
+        scores: of positive numbers, by how they are written; None: failed.
 
     Returns:
-        None where the best lies between others, or all have failed.
+        None where the best lies between others or is alone, or all have failed.
     """
     known = {value: score for value, score in scores.items() if score is not None}
     if not known or len(scores) == 1:
