@@ -199,6 +199,30 @@ def test_the_settings_file_counts_with_what_stands_in_it(tmp_path):
     assert all(second.steps[kind] != first.steps[kind] for kind in ("data", "stage1", "stage2"))
 
 
+def test_what_the_settings_file_says_anyway_changes_no_step(tmp_path):
+    file = tmp_path / "my.env"
+
+    def steps(text: str, **settings: str) -> dict[str, Any]:
+        file.write_text(text)
+        return dict(cell(study_of(tmp_path, settings=str(file)), tmp_path, chosen=settings).steps)
+
+    text = "STAGE1_LR=2e-3\nLLM=$LST_ROOT/llm\n"
+    assert steps(text, STAGE1_LR="2e-3", LLM=f"{ROOT}/llm") == steps(text)
+    assert steps(text, STAGE1_LR="1e-3")["stage1"] != steps(text)["stage1"]
+    # Which value such files give is for the shell to say.
+    for unclear in (text + "[[ $TGT_LANG == fr ]] && STAGE1_LR=1e-3\n", text + "source other.env\n"):
+        assert steps(unclear, STAGE1_LR="2e-3")["stage1"] != steps(unclear)["stage1"]
+
+
+def test_a_value_of_a_factor_may_search_what_the_study_does_not(tmp_path):
+    search = {"STAGE2_LR": ["1e-3", "5e-4"]}
+    own = {"STAGE1_LR": ["2e-3", "5e-4"], "STAGE2_LR": ["1e-4"]}
+    study = study_of(tmp_path, search=search, factors={"llm": {"small": {}, "large": {"search": own}}})
+    assert study.candidates(study.reference) == {"STAGE2_LR": ("1e-3", "5e-4")}
+    assert study.candidates(study.arm(llm="large")) == {"STAGE2_LR": ("1e-4",), "STAGE1_LR": ("2e-3", "5e-4")}
+    assert study.searched == ("STAGE2_LR", "STAGE1_LR")
+
+
 def test_steps_run_the_recipe_with_their_settings(tmp_path):
     steps = cell(study_of(tmp_path), tmp_path, seed=2, chosen={"STAGE2_LR": "3e-4"}, strategy="lora").steps
     assert steps["stage2"].commands == (f"bash {ROOT}/examples/mustc/stage2.sh",)

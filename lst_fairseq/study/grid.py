@@ -131,9 +131,14 @@ class Study:
         wanted = {**self.reference.values, **values}
         return next((arm for arm in self.arms if arm.values == wanted), None)
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """All settings that are searched in some arm."""
+        return tuple(dict.fromkeys(name for arm in self.arms for name in self.candidates(arm)))
+
     def candidates(self, arm: Arm) -> dict[str, tuple[str, ...]]:
-        """Settings to choose for an arm, in their order, with the values to try."""
-        return {name: arm.options.search.get(name, values) for name, values in self.search.items()}
+        """Settings to choose for an arm, in their order, with the values to try: the study's, then its own alone."""
+        return {**self.search, **arm.options.search}
 
     def block_arms(self, block: Sequence[str]) -> list[Arm]:
         """Arms that differ from the reference in no other factor than those of the block."""

@@ -13,6 +13,7 @@ one left, and cells that agree in a step share it.
 
 import hashlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ _DECODING = {"CHECKPOINT", "BEAM", "LENPEN", "MAX_LEN_B", "GEN_BATCH_TOKENS", "E
 _PREPARATION = {"MUSTC_ROOT", "TGT_LANG", "PREP_ARGS"}
 _ELSEWHERE = ("BASELINE", "SYSTEMS", "LORA_LR", "TEXT_")
 _STUDY_CONFIG = "config_study.yaml"
+_SOURCES = re.compile(r"^\s*(source|\.)\s", re.MULTILINE)
 #: Changes with what scripts/alignment.py measures.
 _ALIGNMENT = 2
 
@@ -188,11 +190,12 @@ class Plan:
         else:  # one stage gets the updates of both
             without = ("STAGE1_", "ONE_STAGE") if two_stages else ("STAGE1_LR", "STAGE1_MODULES", "STAGE1_TASK")
         left_out = (*_ELSEWHERE, *without)
-        return {k: v for k, v in settings.items() if k not in skipped and not k.startswith(left_out)}
+        deciding = {k: v for k, v in settings.items() if k not in skipped and not k.startswith(left_out)}
+        return self._beyond_file(deciding)
 
     def _data_step(self, arm: Arm, settings: Mapping[str, str]) -> Step:
         data = dict(arm.options.data)
-        deciding = {k: v for k, v in settings.items() if k in _PREPARATION}
+        deciding = self._beyond_file({k: v for k, v in settings.items() if k in _PREPARATION})
         if "max_wer" in data:
             data.setdefault("speech_encoder", settings.get("SPEECH_ENCODER"))
             if not data["speech_encoder"]:
@@ -230,6 +233,16 @@ class Plan:
             if line.startswith(f"{name}="):
                 return line.split("=", 1)[1].strip("'\"").replace("$LST_ROOT", str(ROOT))
         return ""
+
+    def _beyond_file(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Without what the settings file says anyway, so that a search may name the file's own value among others."""
+
+        def is_said(name: str, value: str) -> bool:
+            # Set twice, by a condition or in another file, the file's value is not what stands in one line.
+            once = len(re.findall(rf"\b{name}=", self._file)) == 1 and not _SOURCES.search(self._file)
+            return once and value != "" and self._of_file(name) == value
+
+        return {name: value for name, value in settings.items() if not is_said(name, value)}
 
     def _stage1_step(self, arm: Arm, seed: int, settings: Mapping[str, str], data: Step) -> Step:
         key = _hash([self._deciding(settings, None), self._file, data.key])

@@ -76,8 +76,8 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
         f"({results['samples']:,} resamples, by sacreBLEU) against the reference with the same seed on {split}. "
         "Times and memory are means over seeds; a step that cells share is counted for each of them."
     )
-    if study.search:
-        names = _listed(list(study.search))
+    if study.searched:
+        names = _listed(list(study.searched))
         chosen = f"chosen on {study.dev} with seed {study.search_seed}, never on test"
         sentences.append(f"{names}: {chosen}, for each arm that stands under Search; the others had one value.")
     if machine := results.get("machine"):
@@ -165,7 +165,7 @@ def arm_table(study: Study, rows: Sequence[tuple[str, str, Mapping[str, Any]]]) 
     for key in ("retrieval", "variation"):
         shown = (f"{100 * arm['alignment'][key]:.0f} %" if "alignment" in arm else "" for _, _, arm in rows)
         columns.append([key, *shown])
-    for setting in study.search:
+    for setting in study.searched:
         columns.append([setting, *(arm["chosen"].get(setting, "") for _, _, arm in rows)])
     return [list(row) for row in zip(*(c for c in columns if not c[0] or any(c[1:])), strict=True)]
 

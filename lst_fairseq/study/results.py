@@ -84,7 +84,7 @@ def cell_line(plan: Plan, cell: Cell) -> dict[str, Any]:
         "files": {split: os.path.relpath(score["file"], plan.out) for split, score in scores.items()},
         "logs": [os.path.relpath(log, plan.out) for log in logs],
     }
-    if study.search and finished(cell.steps["dev"]):
+    if study.searched and finished(cell.steps["dev"]):
         dev = read_score(cell, study.dev)
         line["scores"][study.dev] = {key: dev[key] for key in _SCORES if key in dev}
     if "alignment" in cell.steps and finished(cell.steps["alignment"]):

@@ -90,7 +90,10 @@ def inspect(plan: Plan, arm: Arm, failed: Callable[[Step], bool] = lambda step: 
             return plan.cell(arm, study.search_seed, {**others, name: value})
 
         if len({cell(value).steps["dev"] for value in values}) == 1:
-            state.chosen[name] = values[0]
+            if len(values) > 1:  # says nothing about this arm
+                del defaults[name]
+            else:
+                state.chosen[name] = values[0]
             continue
         pending, scores = _search(study, cell, values, failed)
         state.planned += [step for step in pending if step not in state.planned]
