@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lst_fairseq.comparison import processor
+
 PAD, EOS = 1, 2
 MIB = 2**20
 
@@ -188,6 +190,7 @@ def write_json(path: Path | None, args: Namespace, title: str, **values: Any) ->
     device = settings.get("device", "cpu")
     machine = {
         "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else "CPU",
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),

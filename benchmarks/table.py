@@ -60,8 +60,8 @@ def machine(result: Mapping[str, Any]) -> str:
         return ""
     if found.get("device", "CPU") != "CPU":
         return str(found["device"])
-    threads = found.get("threads", "?")
-    return f"CPU, {threads} thread{'s' if threads != 1 else ''}, load {found.get('load', '?')}"
+    name, threads = found.get("processor", "CPU"), found.get("threads", "?")
+    return f"{name}, {threads} thread{'s' if threads != 1 else ''}, load {found.get('load', '?')}"
 
 
 def ratio(result: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lst_fairseq.comparison import on_cpus
+
 #: A difference with a smaller p-value is called significant.
 LEVEL = 0.05
 _MARKDOWN = re.compile(r"([\\`*_<>\[\]|#~])")
@@ -84,7 +86,7 @@ def notes(results: Mapping[str, Any]) -> str:
         sentences.append(f"p is of the paired bootstrap test against {results['baseline']}, by sacreBLEU.")
     if machine := results.get("machine"):
         gpus = ", ".join(machine["gpus"]) or "no GPU"
-        sentences.append(f"Compared on {machine['cpus']} CPUs, {gpus}.")
+        sentences.append(f"Compared on {on_cpus(machine)}, {gpus}.")
     return " ".join(sentences)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lst_fairseq.comparison import on_cpus
 from lst_fairseq.comparison_report import plot
 from lst_fairseq.study.grid import Study
 from lst_fairseq.study.run import duration
@@ -83,7 +84,7 @@ def _introduction(study: Study, results: Mapping[str, Any]) -> str:
     if machine := results.get("machine"):
         gpus = _listed(machine["gpus"]) or "no GPU"
         versions = ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items())
-        sentences.append(f"Made with {machine['cpus']} CPUs, {gpus}; {versions}.")
+        sentences.append(f"Made with {on_cpus(machine)}, {gpus}; {versions}.")
     return " ".join(sentences)
 
 

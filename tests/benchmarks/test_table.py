@@ -19,7 +19,12 @@ DECODING = {
     "machine": {"device": "CPU", "threads": 1, "load": 2.5},
 }
 UTILISATION = {"ratio": 0.51, "identical": False, "machine": {"device": "NVIDIA H200"}}
-TRAINING = {"ratio": 2.5, "peers": {"a": {"peer": "a loop", "ratio": 2.5}, "b": {"peer": "steps", "ratio": 0.95}}}
+NAMED = {"device": "CPU", "processor": "Some Xeon", "threads": 2, "load": 1.0}
+TRAINING = {
+    "ratio": 2.5,
+    "machine": NAMED,
+    "peers": {"a": {"peer": "a loop", "ratio": 2.5}, "b": {"peer": "steps", "ratio": 0.95}},
+}
 GROWTH = {"title": "Growth", "table": "| a |\n|---|\n| 1 |"}
 MEMORY = {"title": "Host memory", "sentences": 10_000, "growth_mib": 0.1, "resident_mib": [1, 2], "settings": {}}
 SECTION = """\
@@ -28,8 +33,8 @@ SECTION = """\
 | Beam search | generate | 3.46 times the tokens a second (3.21 by processor time) | yes, within 2e-06 | \
 CPU, 1 thread, load 2.5 |
 | utilisation |  | 0.51 times | no | NVIDIA H200 |
-| training | a loop | 2.50 times |  |  |
-| training | steps | 0.95 times |  |  |
+| training | a loop | 2.50 times |  | Some Xeon, 2 threads, load 1.0 |
+| training | steps | 0.95 times |  | Some Xeon, 2 threads, load 1.0 |
 
 **Growth**:
 

@@ -258,7 +258,7 @@ def test_command(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixt
     assert (results["language"], results["corpus"], results["split"], results["segments"]) == ("de", "mini", "tst", 30)
     assert results["systems"][0]["curve"] == read_curve([tmp_path / "1.log", tmp_path / "2.log"])
     assert "curve" not in results["systems"][1] and "log" not in results["systems"][0]
-    assert results["machine"]["cpus"] >= 1 and "sacrebleu" in results["versions"]
+    assert results["machine"]["cpus"] >= 1 and results["machine"]["processor"] and "sacrebleu" in results["versions"]
     assert [len(results["differences"][0][side]) for side in ("above", "below")] == [2, 2]
     head, first, second = cells(results)
     scored, spent = ["BLEU", "p (BLEU)", "chrF2", "p (chrF2)", "TER"], ["trained parameters", "training", "decoding"]
