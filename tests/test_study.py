@@ -9,6 +9,7 @@ import yaml
 from lst_fairseq.data.prompt import PromptSettings
 from lst_fairseq.study.grid import ROOT, Study, StudyError, merged, read_study, recipe_settings
 from lst_fairseq.study.plan import Cell, Plan
+from lst_fairseq.study.report import axis_of
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -95,6 +96,9 @@ def factor(**values: Any) -> dict[str, Any]:
         (factor(v={"SEED": 1}), r"factors: f: v: SEED is the study's own to set"),
         (factor(v={"ONE_STAGE": True}), r"ONE_STAGE: True: give a text or a number"),
         (factor(v={"data": {"fraction": 1.5}}), r"fraction: 1.5: give a number above 0, up to 1"),
+        (factor(v={"at": 5.8}), r"factors: f: v: at: 5.8: give one name with a number, as \{CER: 5.8\}"),
+        (factor(v={"at": {"CER": "low"}}), r"factors: f: v: at: .*: give one name with a number"),
+        (factor(v={"at": {"CER": 5}}, w={"at": {"WER": 9}}), r"factors: f: at: CER, WER: a factor has one such name"),
         (factor(v={"data": {"part": 1}}), r"data: part: no such entry; there are: fraction"),
         ({"factors": {"f": {}}}, r"factors: f: has no value"),
         ({"factors": {"f": {"a b": {}}}}, r"'a b': give a name of letters, digits"),
@@ -134,6 +138,15 @@ def test_unreadable_files(tmp_path):
         read_study(write(tmp_path, "a: [1"))
     with pytest.raises(StudyError, match="the study: 'text': give names with values"):
         read_study(write(tmp_path, "text"))
+
+
+def test_values_stand_on_an_axis(tmp_path):
+    errors = {"good": {"at": {"CER": 5.8}}, "other": {}, "bad": {"at": {"CER": 38.5}}}
+    factors = {"frontend": errors, "speech": {"100%": {}, "10%": {}}, "llm": {"7": {}, "large": {}}}
+    study = study_of(tmp_path, factors=factors)
+    assert axis_of(study, "frontend") == ("CER", {"good": 5.8, "bad": 38.5})
+    assert axis_of(study, "speech") == ("speech", {"100%": 1.0, "10%": 0.1})
+    assert axis_of(study, "llm") == ("llm", {})  # a name among the values is not on their axis
 
 
 def test_two_factors_must_not_contradict_each_other(tmp_path):

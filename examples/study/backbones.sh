@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train the backbones that the studies compare with those of examples/mini/backbones: for mini.yaml a Whisper-like speech
-# encoder, an earlier and so worse w2v-BERT, and a Llama of half the width; for digits.yaml speech encoders of both kinds, that
+# encoder, an earlier and so worse w2v-BERT, a Llama of half the width and one of one and a half times it; for digits.yaml speech encoders of both kinds, that
 # go on from those of the mini corpus, and two sizes of Llama that know its domain.
 #
 #   bash examples/study/backbones.sh                    # on data/mini, into data/study-backbones
@@ -27,6 +27,7 @@ if [[ $(basename "$corpus") == mini ]]; then
     run "$mini/train_frontend.py" "${speech[@]}" --out "$out/frontend-first" --hidden 160 --ffn 384 --updates 450
     run "$mini/train_frontend.py" "${speech[@]}" --out "$out/frontend-early" --init "$out/frontend-first" --updates 450 --seed 2
     run "$mini/train_llm.py" --out "$out/llama-half" --hidden 128 --updates 800
+    run "$mini/train_llm.py" --out "$out/llama-large" --hidden 384 --heads 6 --updates 900 --lr 1.2e-3
 else
     first=$out/whisper
     [[ -e $first/config.json ]] || { echo "error: $first is not there: run bash examples/study/backbones.sh before" >&2 && exit 1; }

@@ -48,6 +48,7 @@ class Options:
             training draws.
         search: candidates of settings, instead of the study's.
         note: for the report's tables.
+        at: what a curve over the factor has as its axis, and where the value stands on it.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Options:
     data: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
+    at: tuple[str, float] | None = None
 
     def of_stage(self, stage: str) -> dict[str, str]:
         """Settings that a step gets."""
@@ -98,6 +100,7 @@ class Study:
         splits: test splits, the first of which decides.
         dev: the split on which the search chooses.
         factors: their values, by names.
+        notes, at: of values, by (factor, value); see Options.
         blocks: each a list of factors that are crossed while the others keep the reference's value.
         arms: all that the blocks ask for, the reference first, each once.
         search_seed, search_metric, search: how settings are chosen on dev, one after another.
@@ -113,6 +116,7 @@ class Study:
     dev: str
     factors: Mapping[str, tuple[str, ...]]
     notes: Mapping[tuple[str, str], str]
+    at: Mapping[tuple[str, str], tuple[str, float]]
     blocks: tuple[tuple[str, ...], ...]
     arms: tuple[Arm, ...]
     search_seed: int
@@ -187,6 +191,9 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
     }
     if empty := [factor for factor, values in factors.items() if not values]:
         raise StudyError(f"factors: {empty[0]}: has no value; name at least one")
+    for factor, values in factors.items():
+        if len(axes := {options.at[0] for options in values.values() if options.at}) > 1:
+            raise StudyError(f"factors: {factor}: at: {', '.join(sorted(axes))}: a factor has one such name")
     names = {factor: tuple(values) for factor, values in factors.items()}
     reference = _assignment(content.get("reference") or {}, "reference", names)
     reference = {factor: reference.get(factor, values[0]) for factor, values in names.items()}
@@ -239,6 +246,7 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         dev=dev,
         factors=names,
         notes={(f, v): options.note for f, values in factors.items() for v, options in values.items() if options.note},
+        at={(f, v): options.at for f, values in factors.items() for v, options in values.items() if options.at},
         blocks=blocks,
         arms=arms,
         search_seed=int(search.get("seed", seeds[0])),
@@ -292,7 +300,7 @@ def expanded(value: Any) -> str:
 
 def _options(given: Any, where: str, known: Sequence[str]) -> Options:
     given = _mapping(given, where)
-    parts = ("data", "search", "note", *STAGES)
+    parts = ("data", "search", "note", "at", *STAGES)
     settings = {name: value for name, value in given.items() if name not in parts}
     data = dict(_mapping(given.get("data") or {}, f"{where}: data", _DATA))
     if not 0 < float(data.get("fraction", 1)) <= 1:
@@ -307,7 +315,17 @@ def _options(given: Any, where: str, known: Sequence[str]) -> Options:
         data={name: expanded(value) if isinstance(value, str) else value for name, value in data.items()},
         search={name: _candidates(values, name, known) for name, values in (given.get("search") or {}).items()},
         note=str(given.get("note", "")),
+        at=_at(given["at"], where) if "at" in given else None,
     )
+
+
+def _at(given: Any, where: str) -> tuple[str, float]:
+    entries = list(given.items()) if isinstance(given, dict) else []
+    try:
+        ((axis, position),) = entries
+        return str(axis), float(position)
+    except (TypeError, ValueError):
+        raise StudyError(f"{where}: at: {given!r}: give one name with a number, as {{CER: 5.8}}") from None
 
 
 def _settings(given: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, str]:

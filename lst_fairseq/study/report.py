@@ -117,23 +117,37 @@ def _factor_part(study: Study, factor: str, arms: Mapping[str, Any]) -> list[Blo
 
 
 def _block_part(study: Study, block: Sequence[str], arms: Mapping[str, Any]) -> list[Block]:
-    """Factors that were crossed, with a curve over the first of them whose values are numbers."""
+    """Factors that were crossed, with a curve over the first of them whose values stand somewhere on an axis."""
     there = [arm for arm in study.block_arms(block) if arm.label in arms]
     if len(there) < 2:
         return []
     rows = [(", ".join(arm.values[name] for name in block), "", arms[arm.label]) for arm in there]
     parts: list[Block] = [("h2", " x ".join(block)), ("table", arm_table(study, rows))]
-    for axis in block:
-        if all(number(value) is not None for value in study.factors[axis]):
-            series: dict[str, list[tuple[float, float]]] = {}
-            for arm in there:
-                others = ", ".join(arm.values[name] for name in block if name != axis)
+    for factor in block:
+        axis, positions = axis_of(study, factor)
+        series: dict[str, list[tuple[float, float]]] = {}
+        for arm in there:
+            if arm.values[factor] in positions:
+                others = ", ".join(arm.values[name] for name in block if name != factor)
                 mean = arms[arm.label]["scores"][study.splits[0]]["mean"]
-                series.setdefault(others, []).append((number(arm.values[axis]), mean))
-            lines = {name: sorted(points) for name, points in series.items()}
+                series.setdefault(others, []).append((positions[arm.values[factor]], mean))
+        if lines := {name: sorted(points) for name, points in series.items() if len(points) > 1}:
             parts.append(("figure", plot(lines, axis, f"BLEU, {study.splits[0]}")))
             break
     return parts
+
+
+def axis_of(study: Study, factor: str) -> tuple[str, dict[str, float]]:
+    """The axis that a factor's values stand on, and where.
+
+    Its name and positions are what the values' ``at`` says; else the factor's name and its values, if all are numbers.
+    """
+    said = {value: study.at[factor, value] for value in study.factors[factor] if (factor, value) in study.at}
+    if said:
+        return next(iter(said.values()))[0], {value: position for value, (_, position) in said.items()}
+    numbers = {value: number(value) for value in study.factors[factor]}
+    known = {value: position for value, position in numbers.items() if position is not None}
+    return factor, known if len(known) == len(numbers) else {}
 
 
 def number(value: str) -> float | None:
