@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lst_fairseq.collapse import variation
 from lst_fairseq.data.audio import SAMPLE_RATE, read_segment
 from lst_fairseq.data.manifest import Row
 from lst_fairseq.data.prompt import NO_TOKEN, collate_prompts
@@ -130,7 +131,7 @@ def measure(utterances: Sequence[Utterance], candidates: int = 20, seed: int = 1
         ``cosine``: mean over utterances of :func:`nearest_cosine` with the right transcript; ``other_cosine``: the same
         with the other candidates; ``retrieval``: share of utterances whose own transcript has the highest
         :func:`matching_score` (chance: 1 / ``candidates``); ``candidates``, ``segments``; ``vectors_per_token``;
-        ``variation`` and ``scale`` of the speech (:func:`variation`, :func:`scale`).
+        ``variation`` and ``scale`` of the speech (:func:`lst_fairseq.collapse.variation`, :func:`scale`).
 
     Raises:
         ValueError: fewer than two different transcripts, or fewer than two candidates.
@@ -159,11 +160,6 @@ def measure(utterances: Sequence[Utterance], candidates: int = 20, seed: int = 1
         "variation": variation(torch.cat([utterance.speech for utterance in utterances])),
         "scale": scale(*(torch.cat([getattr(u, part) for u in utterances]) for part in ("speech", "text"))),
     }
-
-
-def variation(speech: Tensor) -> float:
-    """Share of the mean square of vectors [n, E] that is not that of their mean: 0 if all are the same vector."""
-    return float(1 - speech.mean(dim=0).square().sum() / speech.square().sum(dim=1).mean())
 
 
 def scale(speech: Tensor, text: Tensor) -> float:

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lst_fairseq import collapse
 from lst_fairseq.comparison_report import plot
 
-#: Variation below which an adapter says next to nothing about what it hears.
-COLLAPSED = 0.05
 _CELL, _ROW, _LEFT, _TOP = 13, 18, 150, 24
 _STYLE = """
 body { font: 15px/1.45 sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; }
@@ -109,21 +108,6 @@ def table(checkpoints: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def collapse(figures: Mapping[str, Any]) -> str:
-    """What to say of an adapter whose outputs hardly depend on the speech; empty if they do.
-
-    Args:
-        figures: what ``alignment.measure`` found.
-    """
-    if figures["variation"] >= COLLAPSED:
-        return ""
-    return (
-        f"the adapter has collapsed: of its outputs' mean square {100 * figures['variation']:.1f} % varies, the rest "
-        "is the same vector whatever is said, and stage 2 would have to undo that; train stage 1 again with a lower "
-        "learning rate (--lr, the recipe's STAGE1_LR)"
-    )
-
-
 def page(title: str, checkpoints: Sequence[Mapping[str, Any]], pictures: Sequence[Mapping[str, Any]]) -> str:
     """An HTML page that needs no other file, network or script.
 
@@ -142,7 +126,7 @@ def page(title: str, checkpoints: Sequence[Mapping[str, Any]], pictures: Sequenc
         f"root mean square of the outputs over that of the transcripts' embeddings.</p>"
     )
     for found in checkpoints:
-        if warning := collapse(found):
+        if warning := collapse.warning(found["variation"]):
             lines.append(f"<p><strong>{escape(found['checkpoint'])}: {escape(warning)}.</strong></p>")
     if len(checkpoints) > 1:
         names = [found["checkpoint"] for found in checkpoints]

@@ -23,8 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from lst_fairseq import collapse
 from lst_fairseq.alignment import attention_over_speech, encode, measure, nearest_tokens, spread_rows
-from lst_fairseq.alignment_page import collapse, heat_map, page, table, token_strip
+from lst_fairseq.alignment_page import heat_map, page, table, token_strip
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
             pictures += drawn
             heads, values = table([figures])
             print(", ".join(f"{head} {value}" for head, value in zip(heads, values, strict=True)), flush=True)
-            if warning := collapse(figures):
+            if warning := collapse.warning(figures["variation"]):
                 print(f"warning: {name}: {warning}", file=sys.stderr, flush=True)
     except (ManifestError, AudioError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")

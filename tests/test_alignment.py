@@ -21,9 +21,9 @@ from lst_fairseq.alignment import (
     nearest_tokens,
     scale,
     spread_rows,
-    variation,
 )
-from lst_fairseq.alignment_page import collapse, colour, heat_map, page, runs, token_strip
+from lst_fairseq.alignment_page import colour, heat_map, page, runs, token_strip
+from lst_fairseq.collapse import variation, warning
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import Manifest, read_manifest
 from lst_fairseq.inference import DecodingOptions, Translator
@@ -97,8 +97,8 @@ def test_variation_and_scale(vectors):
 
 
 def test_a_collapsed_adapter_is_said():
-    assert collapse({"variation": 0.051}) == ""
-    said = collapse({"variation": 0.0018})
+    assert warning(0.051) == ""
+    said = warning(0.0018)
     assert "0.2 % varies" in said and "STAGE1_LR" in said
     shared = {"cosine": 0.2, "other_cosine": 0.2, "retrieval": 0.05, "candidates": 20, "segments": 9}
     figures = {"checkpoint": "stage1", **shared, "vectors_per_token": 6.1, "scale": 2.6}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the backbones that the studies compare with those of examples/mini/backbones: for mini.yaml a Whisper-like speech
-# encoder, an earlier and so worse w2v-BERT, a Llama of half the width and one of one and a half times it; for digits.yaml speech encoders of both kinds, that
-# go on from those of the mini corpus, and two sizes of Llama that know its domain.
+# encoder, an earlier and so worse w2v-BERT, a narrower and a wider Llama; for digits.yaml speech encoders of both kinds,
+# that go on from those of the mini corpus, and two sizes of Llama that know its domain.
 #
 #   bash examples/study/backbones.sh                    # on data/mini, into data/study-backbones
 #   bash examples/study/backbones.sh data/digits        # after that: on data/digits, into data/study-backbones-digits

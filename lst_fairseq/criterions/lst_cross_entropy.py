@@ -1,9 +1,11 @@
 """Cross-entropy over the target tokens, with label smoothing, token accuracy and perplexity."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from fairseq import utils
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
@@ -11,7 +13,21 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
+from lst_fairseq import collapse
 from lst_fairseq.criterions.token_loss import token_loss
+
+logger = logging.getLogger(__name__)
+#: Of the adapter, that are looked at before it is said to have collapsed.
+_ENOUGH_VECTORS = 200
+
+
+@dataclass
+class _Watch:
+    """Of the adapter's outputs in a validation: sums of :func:`collapse.squares`, their number, whether enough."""
+
+    squares: Tensor
+    vectors: int = 0
+    said: bool = False
 
 
 @dataclass
@@ -38,6 +54,7 @@ class LstCrossEntropy(FairseqCriterion):
             raise ValueError(f"--label-smoothing {label_smoothing}: give a number from 0 to below 1")
         self.sentence_avg = sentence_avg
         self.label_smoothing = label_smoothing
+        self._watch: _Watch | None = None
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss of a batch.
@@ -48,7 +65,7 @@ class LstCrossEntropy(FairseqCriterion):
         """
         kept = sample["target"].ne(self.padding_idx)
         target = sample["target"][kept]
-        logits, _ = model(**sample["net_input"], kept=kept)
+        logits, extra = model(**sample["net_input"], kept=kept)
         each, nll, best = token_loss(logits, target, self.label_smoothing)  # [N]
         loss = each.sum() if reduce else each
         n_tokens = target.numel()
@@ -63,11 +80,31 @@ class LstCrossEntropy(FairseqCriterion):
             "sample_size": sample_size,
             "n_skipped": sample.get("n_skipped", 0),
         }
+        if model.training:
+            self._watch = None
+        else:
+            logging_output |= self._watched(extra["speech"], extra["speech_lengths"])
         return loss, sample_size, logging_output
+
+    def _watched(self, speech: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """What to log of the adapter's outputs while validating; says once each time if they hardly vary."""
+        outputs = collapse.adapter_outputs(speech, lengths)
+        found = collapse.squares(outputs)
+        self._watch = self._watch or _Watch(torch.zeros_like(found))
+        self._watch.squares += found
+        self._watch.vectors += len(outputs)
+        if self._watch.vectors >= _ENOUGH_VECTORS and not self._watch.said:
+            if warning := collapse.warning(collapse.share(*self._watch.squares.tolist())):
+                logger.warning(warning)
+            self._watch.said = True
+        return {"speech_squares": found[0], "speech_mean_squares": found[1]}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Loss and perplexity in base 2, as all of fairseq's; accuracy in per cent of target tokens."""
+        """Loss and perplexity in base 2, as all of fairseq's; accuracy in per cent of target tokens.
+
+        In validation also how many per cent of the adapter's outputs vary, by :mod:`lst_fairseq.collapse`.
+        """
 
         def total(name: str) -> Any:
             return sum(output.get(name, 0) for output in logging_outputs)
@@ -82,6 +119,9 @@ class LstCrossEntropy(FairseqCriterion):
         metrics.log_scalar("nll_loss", total("nll_loss") / n_tokens / math.log(2), n_tokens, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
         metrics.log_scalar("accuracy", 100.0 * utils.item(total("n_correct")) / n_tokens, n_tokens, round=2)
+        if squares := utils.item(total("speech_squares")):
+            varies = collapse.share(squares, utils.item(total("speech_mean_squares")))
+            metrics.log_scalar("adapter_variation", 100 * varies, squares, round=1)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

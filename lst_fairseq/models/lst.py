@@ -108,13 +108,16 @@ class LstModel(FairseqEncoderDecoderModel):
         prev_output_tokens: Tensor,
         kept: Tensor | None = None,
         **prompts: Tensor,
-    ) -> tuple[Tensor, dict[str, None]]:
+    ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Waveforms [B, T], lengths [B], prompts and target inputs [B, U] to logits [B, U, V].
 
-        With ``kept``, bool [B, U], to the logits [N, V] of those N positions alone.
+        With ``kept``, bool [B, U], to the logits [N, V] of those N positions alone. Beside them come ``speech``
+        [B, N, E] and ``speech_lengths`` [B], what the decoder heard, with markers and without gradient.
         """
         encoder_out = self.encoder(src_tokens, src_lengths, **prompts)
-        return self.decoder(prev_output_tokens, encoder_out=encoder_out, kept=kept)
+        logits, extra = self.decoder(prev_output_tokens, encoder_out=encoder_out, kept=kept)
+        heard = {name: encoder_out[name].detach() for name in ("speech", "speech_lengths")}
+        return logits, {**extra, **heard}
 
     def signature(self) -> dict[str, Any]:
         """What a result depends on besides data and search: both pretrained parts, adapter, modules held, prompt."""

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from lst_fairseq.models.lst import train_modules
 from tests.conftest import save_llama
 from tests.helpers import batch_of, build
-from tests.reference import alone, plain_logits, plain_loss, plain_prefix, targets_of, waveforms_of
+from tests.reference import alone, plain_logits, plain_loss, plain_prefix, plain_prompt, targets_of, waveforms_of
 
 MIXED = (0, 4, 5, 7, 11)  # train segments whose speech and targets have very different lengths
 CRITERIA = {"lst_cross_entropy": {}, "label_smoothed_cross_entropy": {"label_smoothing": 0.0}}
@@ -96,7 +96,7 @@ def test_logits_alone_in_a_batch_and_by_transformers(stage2: tuple[Any, Any, Any
     _, model, sample = stage2
     pad = model.decoder.dictionary.pad()
     batch_logits, extra = model(**sample["net_input"])
-    assert extra == {"attn": None}
+    assert set(extra) == {"attn", "speech", "speech_lengths"} and extra["attn"] is None
     waveforms, targets = waveforms_of(sample), targets_of(sample, pad)
     for row, (logits, waveform, target) in enumerate(zip(batch_logits, waveforms, targets)):
         by_itself, _ = model(**alone(sample, row, pad)["net_input"])
@@ -148,6 +148,43 @@ def test_accuracy_and_perplexity(stage2: tuple[Any, Any, Any]) -> None:
     assert values["nll_loss"] == values["loss"] == pytest.approx(nll_all / math.log(2), abs=1e-3)
     assert values["ppl"] == pytest.approx(math.exp(nll_all), rel=1e-2)
     assert "skipped_audio" not in values
+
+
+@torch.no_grad()
+def test_validation_says_how_much_of_the_adapters_outputs_varies(stage2: tuple[Any, Any, Any]) -> None:
+    """Within each batch, weighted by its mean square, by the outputs for one sentence at a time."""
+    loss_function, model, sample = stage2
+    batches = [sample, alone(sample, 1, model.decoder.dictionary.pad())]
+    before, after = map(len, plain_prompt(model))
+    within, whole = 0.0, 0.0
+    for batch in batches:
+        outputs = [plain_prefix(model, waveform)[before + 1 : -(after + 1)] for waveform in waveforms_of(batch)]
+        vectors = torch.cat(outputs).double().numpy()
+        within += ((vectors - vectors.mean(axis=0)) ** 2).sum()
+        whole += (vectors**2).sum()
+    with metrics.aggregate() as together:
+        for batch in batches:
+            type(loss_function).reduce_metrics([loss_function(model.eval(), batch)[2]])
+    value = together.get_smoothed_values()["adapter_variation"]
+    assert value == pytest.approx(100 * within / whole, abs=0.05) and 5 < value < 95
+    assert "speech_squares" not in loss_function(model.train(), sample)[2]
+
+
+@torch.no_grad()
+def test_a_collapsed_adapter_is_said_once_a_validation(
+    stage2: tuple[Any, Any, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_function, model, sample = stage2
+    monkeypatch.setattr("lst_fairseq.criterions.lst_cross_entropy._ENOUGH_VECTORS", 2)
+    loss_function(model.eval(), sample)
+    assert not caplog.messages
+    loss_function(model.train(), sample)
+    weight = model.encoder.adapter.projection.weight
+    monkeypatch.setattr(weight, "data", torch.zeros_like(weight))  # what is left is the bias
+    for said in (1, 2):
+        for mode in (model.eval, model.eval, model.train):
+            loss_function(mode(), sample)
+        assert len(caplog.messages) == said and "of its outputs' mean square 0.0 % varies" in caplog.messages[-1]
 
 
 def test_sentence_average(stage2: tuple[Any, Any, Any]) -> None:
