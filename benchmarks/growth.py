@@ -286,7 +286,8 @@ def write(curves: Sequence[Curve], args: Namespace) -> None:
     (args.out / "growth.md").write_text(text + "\n", encoding="utf-8")
     (args.out / "growth.html").write_text(page(curves), encoding="utf-8")
     described = [{**asdict(c), "exponents": {k: c.exponent(k) for k in ("seconds", "mib")}} for c in curves]
-    write_json(args.out / "growth.json", args, "Growth of time and memory", growth=described, table=text)
+    title = "Growth of time and memory" + (f": {', '.join(args.only)}" if set(args.only) < set(PARTS) else "")
+    write_json(args.out / "growth.json", args, title, growth=described, table=text)
 
 
 if __name__ == "__main__":
