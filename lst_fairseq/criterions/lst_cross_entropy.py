@@ -23,11 +23,11 @@ _ENOUGH_VECTORS = 200
 
 @dataclass
 class _Watch:
-    """Of the adapter's outputs in a validation: sums of :func:`collapse.squares`, their number, whether enough."""
+    """The adapter's outputs in a validation: sums of :func:`collapse.squares`, how many, whether they were judged."""
 
     squares: Tensor
     vectors: int = 0
-    said: bool = False
+    judged: bool = False
 
 
 @dataclass
@@ -93,10 +93,10 @@ class LstCrossEntropy(FairseqCriterion):
         self._watch = self._watch or _Watch(torch.zeros_like(found))
         self._watch.squares += found
         self._watch.vectors += len(outputs)
-        if self._watch.vectors >= _ENOUGH_VECTORS and not self._watch.said:
+        if self._watch.vectors >= _ENOUGH_VECTORS and not self._watch.judged:
             if warning := collapse.warning(collapse.share(*self._watch.squares.tolist())):
                 logger.warning(warning)
-            self._watch.said = True
+            self._watch.judged = True
         return {"speech_squares": found[0], "speech_mean_squares": found[1]}
 
     @classmethod
