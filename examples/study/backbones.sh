@@ -7,7 +7,7 @@
 #   bash examples/study/backbones.sh data/digits        # after that: on data/digits, into data/study-backbones-digits
 #   NICE=15 bash examples/study/backbones.sh            # with a low priority
 #
-# Some 2,300 CPU seconds on data/mini, 1,000 on data/digits. What is finished is not done again, and a speech encoder goes on
+# Some 4,100 CPU seconds on data/mini, 1,000 on data/digits. What is finished is not done again, and a speech encoder goes on
 # where it stopped.
 # Trained with the sizes, data and seeds below by the Python on the PATH (PYTHON=... chooses another).
 set -euo pipefail
