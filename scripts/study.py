@@ -31,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.comparison import ComparisonError, machine, versions
 from lst_fairseq.data.manifest import atomic_text
-from lst_fairseq.study.grid import ROOT, Arm, Study, StudyError, read_study
+from lst_fairseq.study.entries import StudyError
+from lst_fairseq.study.grid import ROOT, Arm, Study, read_study
 from lst_fairseq.study.plan import Plan
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from lst_fairseq.data.prompt import PromptSettings
-from lst_fairseq.study.grid import ROOT, Study, StudyError, merged, read_study, recipe_settings
+from lst_fairseq.study.entries import StudyError
+from lst_fairseq.study.grid import ROOT, Study, merged, read_study, recipe_settings
 from lst_fairseq.study.plan import Cell, Plan
 from lst_fairseq.study.report import axis_of
 

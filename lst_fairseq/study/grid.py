@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from lst_fairseq.study.entries import StudyError, axis_position, entry_mapping, entry_name
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "mustc"
 
@@ -28,12 +30,7 @@ METRICS = ("bleu", "chrf")
 
 _KEYS = {"name", "title", "settings", "base", "seeds", "splits", "search", "factors", "reference", "grid"}
 _KEYS |= {"exclude", "claims", "alignment"}
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*")
 _DATA = {"fraction", "max_wer", "speech_encoder", "instructions"}
-
-
-class StudyError(ValueError):
-    """A study that cannot be run as it is; the message names the entry and what to do."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,7 @@ def read_study(path: str | Path) -> Study:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     try:
-        return _study(_mapping(content, "the study", _KEYS), path.stem)
+        return _study(entry_mapping(content, "the study", _KEYS), path.stem)
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from None
 
@@ -183,11 +180,11 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
     known = recipe_settings()
     base = _options(content.get("base") or {}, "base", known)
     factors = {
-        _name(factor, "factors"): {
-            _name(value, f"factors: {factor}"): _options(given or {}, f"factors: {factor}: {value}", known)
-            for value, given in _mapping(values, f"factors: {factor}").items()
+        entry_name(factor, "factors"): {
+            entry_name(value, f"factors: {factor}"): _options(given or {}, f"factors: {factor}: {value}", known)
+            for value, given in entry_mapping(values, f"factors: {factor}").items()
         }
-        for factor, values in _mapping(content.get("factors") or {}, "factors").items()
+        for factor, values in entry_mapping(content.get("factors") or {}, "factors").items()
     }
     if empty := [factor for factor, values in factors.items() if not values]:
         raise StudyError(f"factors: {empty[0]}: has no value; name at least one")
@@ -218,7 +215,7 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
                 grid.append(values)
     arms = tuple(map(arm, grid))
     _check_labels(arms)
-    search = _mapping(content.get("search") or {}, "search")
+    search = entry_mapping(content.get("search") or {}, "search")
     claims = tuple(_claim(entry, names, reference, arms) for entry in content.get("claims") or [])
     seeds, splits = content.get("seeds", [1]), content.get("splits", ["tst-COMMON"])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s > 0 for s in seeds):
@@ -238,7 +235,7 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
             _check_numbers(setting, values)
     settings = content.get("settings")
     return Study(
-        name=_name(content.get("name", stem), "name"),
+        name=entry_name(content.get("name", stem), "name"),
         title=str(content.get("title", content.get("name", stem))),
         settings=None if settings is None else Path(expanded(settings)),
         seeds=tuple(dict.fromkeys(seeds)),
@@ -299,33 +296,24 @@ def expanded(value: Any) -> str:
 
 
 def _options(given: Any, where: str, known: Sequence[str]) -> Options:
-    given = _mapping(given, where)
+    given = entry_mapping(given, where)
     parts = ("data", "search", "note", "at", *STAGES)
     settings = {name: value for name, value in given.items() if name not in parts}
-    data = dict(_mapping(given.get("data") or {}, f"{where}: data", _DATA))
+    data = dict(entry_mapping(given.get("data") or {}, f"{where}: data", _DATA))
     if not 0 < float(data.get("fraction", 1)) <= 1:
         raise StudyError(f"{where}: data: fraction: {data['fraction']}: give a number above 0, up to 1")
     return Options(
         settings=_settings(settings, where, known),
         stages={
-            stage: _settings(_mapping(given[stage], f"{where}: {stage}"), f"{where}: {stage}", known)
+            stage: _settings(entry_mapping(given[stage], f"{where}: {stage}"), f"{where}: {stage}", known)
             for stage in STAGES
             if stage in given
         },
         data={name: expanded(value) if isinstance(value, str) else value for name, value in data.items()},
         search={name: _candidates(values, name, known) for name, values in (given.get("search") or {}).items()},
         note=str(given.get("note", "")),
-        at=_at(given["at"], where) if "at" in given else None,
+        at=axis_position(given["at"], where) if "at" in given else None,
     )
-
-
-def _at(given: Any, where: str) -> tuple[str, float]:
-    entries = list(given.items()) if isinstance(given, dict) else []
-    try:
-        ((axis, position),) = entries
-        return str(axis), float(position)
-    except (TypeError, ValueError):
-        raise StudyError(f"{where}: at: {given!r}: give one name with a number, as {{CER: 5.8}}") from None
 
 
 def _settings(given: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, str]:
@@ -366,7 +354,7 @@ def _block(block: Any, names: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 
 def _assignment(given: Any, where: str, names: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    values = {str(factor): str(value) for factor, value in _mapping(given, where).items()}
+    values = {str(factor): str(value) for factor, value in entry_mapping(given, where).items()}
     for factor, value in values.items():
         if factor not in names:
             raise StudyError(f"{where}: no factor is called {factor!r}; there are: {', '.join(names)}")
@@ -378,7 +366,7 @@ def _assignment(given: Any, where: str, names: Mapping[str, tuple[str, ...]]) ->
 def _claim(
     given: Any, names: Mapping[str, tuple[str, ...]], reference: Mapping[str, str], arms: Sequence[Arm]
 ) -> Claim:
-    given = _mapping(given, "claims", {"claim", "better", "worse"})
+    given = entry_mapping(given, "claims", {"claim", "better", "worse"})
     if missing := [key for key in ("claim", "better", "worse") if key not in given]:
         raise StudyError(f"claims: {given.get('claim', given)}: {missing[0]} is missing")
     found = {}
@@ -396,17 +384,3 @@ def _check_labels(arms: Sequence[Arm]) -> None:
     for arm in arms:
         if seen.setdefault(arm.label, arm) is not arm:
             raise StudyError(f"two arms are called {arm.label!r}; give values of different factors different names")
-
-
-def _name(given: Any, where: str) -> str:
-    if not _NAME.fullmatch(str(given)):
-        raise StudyError(f"{where}: {given!r}: give a name of letters, digits and the signs . _ + % -")
-    return str(given)
-
-
-def _mapping(given: Any, where: str, known: Iterable[str] | None = None) -> Mapping[str, Any]:
-    if not isinstance(given, dict):
-        raise StudyError(f"{where}: {given!r}: give names with values")
-    if known is not None and (unknown := [key for key in given if key not in known]):
-        raise StudyError(f"{where}: {unknown[0]}: no such entry; there are: {', '.join(sorted(known))}")
-    return given

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lst_fairseq.study.grid import Arm, Study, StudyError
+from lst_fairseq.study.entries import StudyError
+from lst_fairseq.study.grid import Arm, Study
 from lst_fairseq.study.plan import Cell, Plan, Step
 
 #: Lines of a failed step's log that are shown.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.study.grid import StudyError
+from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.plan import Plan, Step
 from lst_fairseq.study.results import collect, has_failed, paired_tests, summaries
 from lst_fairseq.study.run import Runner, duration, time_left
