@@ -223,6 +223,8 @@ def test_what_the_settings_file_says_anyway_changes_no_step(tmp_path):
     text = "STAGE1_LR=2e-3\nLLM=$LST_ROOT/llm\n"
     assert steps(text, STAGE1_LR="2e-3", LLM=f"{ROOT}/llm") == steps(text)
     assert steps(text, STAGE1_LR="1e-3")["stage1"] != steps(text)["stage1"]
+    prompt = text + 'PROMPT="{speech}<$TGT_LANG>"\n'
+    assert steps(prompt, PROMPT="{speech}<$TGT_LANG>")["stage1"] != steps(prompt)["stage1"]
     # Which value such files give is for the shell to say.
     for unclear in (text + "[[ $TGT_LANG == fr ]] && STAGE1_LR=1e-3\n", text + "source other.env\n"):
         assert steps(unclear, STAGE1_LR="2e-3")["stage1"] != steps(unclear)["stage1"]

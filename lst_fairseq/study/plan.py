@@ -240,7 +240,8 @@ class Plan:
         def is_said(name: str, value: str) -> bool:
             # Set twice, by a condition or in another file, the file's value is not what stands in one line.
             once = len(re.findall(rf"\b{name}=", self._file)) == 1 and not _SOURCES.search(self._file)
-            return once and value != "" and self._of_file(name) == value
+            # The shell expands what stands in the file, and not what a study sets.
+            return once and value != "" and "$" not in value and self._of_file(name) == value
 
         return {name: value for name, value in settings.items() if not is_said(name, value)}
 
