@@ -2,6 +2,7 @@
 """Run a study: a grid of frontends, adapters, LLMs and ways of training, with seeds, by the recipe's own scripts.
 
     python scripts/study.py examples/study/mini.yaml --list          # what would run
+    python scripts/study.py examples/study/mini.yaml --rehearse      # a few updates of each arm: do all run?
     python scripts/study.py examples/study/mini.yaml                 # run, then write the report
     python scripts/study.py examples/study/mini.yaml --jobs 4 --gpus 0,1,2,3
     python scripts/study.py examples/study/mini.yaml --slurm study.sbatch --slurm-options "gpus=1;time=8:00:00"
@@ -10,6 +11,9 @@
 The study file's entries are explained in examples/study/README.md. Run it again to go on: a finished step is never run
 again, and one that was killed goes on from its last checkpoint. A step that fails does not stop the others; it is shown
 with the last lines of its log, tried again the next time, and the exit status is 1.
+
+--rehearse gives every arm a few updates and short translations with one seed, without a search, into a folder of its
+own (results/study/NAME-rehearsal): what is wrong with an arm shows before the long runs. The data are prepared in full.
 
 Into --out (results/study/NAME):
     results.jsonl   a line a cell: settings, signatures, scores, trained parameters, CPU and GPU seconds, peak memory
@@ -34,6 +38,7 @@ from lst_fairseq.data.manifest import atomic_text
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import ROOT, Arm, Study, read_study
 from lst_fairseq.study.plan import Plan
+from lst_fairseq.study.rehearsal import rehearsal
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
 from lst_fairseq.study.run import Runner, slurm_script
@@ -90,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="steps at once (default: one, or one a GPU of --gpus)")
     parser.add_argument("--gpus", default="", metavar="IDS", help="GPUs that the steps take in turn, such as 0,1,2,3")
     parser.add_argument("--arm", type=int, nargs="+", metavar="N", help="only these arms, by their numbers in --list")
+    parser.add_argument("--rehearse", action="store_true", help="a few updates of every arm: the scores mean nothing")
     parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     parser.add_argument("--every", type=float, default=60, metavar="S", help="seconds between two lines of progress")
     what = parser.add_mutually_exclusive_group()
@@ -109,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         study = read_study(args.study)
+        if args.rehearse:
+            study = rehearsal(study)
         plan = Plan(study, args.out or ROOT / "results" / "study" / study.name)
         arms = chosen_arms(study, args.arm)
         if args.list:
@@ -116,7 +124,9 @@ def main(argv: list[str] | None = None) -> None:
             return
         plan.out.mkdir(parents=True, exist_ok=True)
         if args.slurm:
-            script = slurm_script(args.study.absolute(), study, plan.out, sys.executable, args.slurm_options)
+            script = slurm_script(
+                args.study.absolute(), study, plan.out, sys.executable, args.slurm_options, args.rehearse
+            )
             args.slurm.write_text(script, encoding="utf-8")
             print(f"{args.slurm}: {len(study.arms)} tasks; submit it with sbatch {args.slurm}")
             return

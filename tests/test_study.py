@@ -8,9 +8,11 @@ import yaml
 
 from lst_fairseq.data.prompt import PromptSettings
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.grid import ROOT, Study, merged, read_study, recipe_settings
+from lst_fairseq.study.grid import ROOT, STAGES, Study, merged, read_study, recipe_settings
 from lst_fairseq.study.plan import Cell, Plan
+from lst_fairseq.study.rehearsal import SHORT, rehearsal
 from lst_fairseq.study.report import axis_of
+from lst_fairseq.study.state import inspect
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -297,6 +299,27 @@ def test_alignment_follows_stage_1(tmp_path):
 # --- the studies that are shipped -------------------------------------------------------------------------------------
 
 EXAMPLES = sorted((ROOT / "examples" / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_a_rehearsal_is_every_arm_in_little(path, tmp_path):
+    study = read_study(path)
+    short = rehearsal(study)
+    assert labels(short) == labels(study) and [arm.values for arm in short.arms] == [arm.values for arm in study.arms]
+    assert short.name == f"{study.name}-rehearsal" and not short.claims and short.alignment <= 20
+    plan = Plan(short, tmp_path)
+    for arm, full in zip(short.arms, study.arms, strict=True):
+        state = inspect(plan, arm)
+        (test,) = [step for step in state.planned if step.kind == "test"]
+        assert state.chosen == {name: values[0] for name, values in study.candidates(full).items()}
+        assert "dev" not in {step.kind for last in state.planned for step in last.with_needs()}
+        for step in test.with_needs():
+            assert {name: step.environment[name] for name in SHORT} == SHORT
+        # Everything else is the study's own.
+        for stage in STAGES:
+            of_both = [options.of_stage(stage) for options in (arm.options, full.options)]
+            left, right = ({k: v for k, v in settings.items() if k not in SHORT} for settings in of_both)
+            assert left == right
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -26,6 +26,7 @@ if [[ $(basename "$corpus") == mini ]]; then
     run "$mini/train_whisper.py" "${speech[@]}" --out "$out/whisper" --updates 1500
     run "$mini/train_frontend.py" "${speech[@]}" --out "$out/frontend-first" --hidden 160 --ffn 384 --updates 450
     run "$mini/train_frontend.py" "${speech[@]}" --out "$out/frontend-early" --init "$out/frontend-first" --updates 450 --seed 2
+    run "$mini/train_frontend.py" "${speech[@]}" --out "$out/frontend-mid" --init "$out/frontend-early" --updates 350 --seed 3
     run "$mini/train_llm.py" --out "$out/llama-half" --hidden 128 --updates 800
     run "$mini/train_llm.py" --out "$out/llama-large" --hidden 384 --heads 6 --updates 900 --lr 1.2e-3
 else

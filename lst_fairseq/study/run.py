@@ -269,10 +269,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def slurm_script(study_file: Path, study: Study, out: Path, python: str, options: str = "") -> str:
-    """A Slurm job array with an arm a task, each its whole search and all its seeds; tasks wait for shared steps."""
+def slurm_script(
+    study_file: Path, study: Study, out: Path, python: str, options: str = "", rehearse: bool = False
+) -> str:
+    """A Slurm job array with an arm a task, each its whole search and all its seeds; tasks wait for shared steps.
+
+    Args:
+        study_file: what ``study`` was read from.
+        study: what to run, or its rehearsal.
+        out: folder of all that it makes.
+        python: interpreter of the tasks.
+        options: of sbatch, such as ``gpus=1;time=8:00:00``.
+        rehearse: ``study`` is a rehearsal.
+    """
     directives = "".join(f"#SBATCH --{option.strip()}\n" for option in options.split(";") if option.strip())
-    command = shlex.join([python, str(ROOT / "scripts" / "study.py"), str(study_file), "--out", str(out)])
+    arguments = [str(study_file), "--out", str(out), *(["--rehearse"] if rehearse else [])]
+    command = shlex.join([python, str(ROOT / "scripts" / "study.py"), *arguments])
     arms = "\n".join(f"#   {number}  {arm.label}" for number, arm in enumerate(study.arms))
     return f"""#!/usr/bin/env bash
 #SBATCH --job-name={study.name}

@@ -12,6 +12,7 @@ import pytest
 
 from lst_fairseq.study.grid import ROOT
 from lst_fairseq.study.run import slurm_script
+from tests.recipe import value
 from tests.studies import Studies
 
 
@@ -88,6 +89,16 @@ def test_command_of_one_arm(studies, command, capsys, monkeypatch):
         command("--arm", "7")
 
 
+def test_command_rehearses(studies, command, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    studies.plan(search={"STAGE2_LR": [1e-3, 5e-4]})
+    command("--rehearse", "--samples", "20")
+    calls = studies.calls("fairseq-train")
+    assert len(calls) == 1 + 3  # stage 1 is shared
+    assert {value(call, "--max-update") for call in calls} == {"6"}
+    assert "a rehearsal, whose scores mean nothing" in (studies.out / "report.md").read_text()
+
+
 def test_slurm_array(studies, command, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("signal.signal", lambda *_: None)
     plan = studies.plan()
@@ -97,3 +108,5 @@ def test_slurm_array(studies, command, capsys, monkeypatch, tmp_path):
     assert '--arm "$SLURM_ARRAY_TASK_ID"' in text and studies.trainings() == []
     assert text == slurm_script(tmp_path / "study.yaml", plan.study, plan.out, sys.executable, "gpus=1;time=8:00:00")
     assert os.system(f"bash -n {tmp_path / 'study.sbatch'}") == 0
+    command("--rehearse", "--slurm", str(tmp_path / "rehearsal.sbatch"))
+    assert " --rehearse --arm " in (tmp_path / "rehearsal.sbatch").read_text()
