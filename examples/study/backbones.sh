@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Train the backbones that the studies compare with those of examples/mini/backbones: for mini.yaml a Whisper-like speech
-# encoder, an earlier and so worse w2v-BERT, a narrower and a wider Llama; for digits.yaml speech encoders of both kinds,
+# encoder, two earlier and so worse w2v-BERTs, a narrower and a wider Llama; for digits.yaml speech encoders of both kinds,
 # that go on from those of the mini corpus, and two sizes of Llama that know its domain.
 #
 #   bash examples/study/backbones.sh                    # on data/mini, into data/study-backbones
 #   bash examples/study/backbones.sh data/digits        # after that: on data/digits, into data/study-backbones-digits
 #   NICE=15 bash examples/study/backbones.sh            # with a low priority
 #
-# Some 4,100 CPU seconds on data/mini, 1,000 on data/digits. What is finished is not done again, and a speech encoder goes on
+# Some 4,400 CPU seconds on data/mini, 1,000 on data/digits. What is finished is not done again, and a speech encoder goes on
 # where it stopped.
 # Trained with the sizes, data and seeds below by the Python on the PATH (PYTHON=... chooses another).
 set -euo pipefail
