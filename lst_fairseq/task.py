@@ -35,8 +35,10 @@ from lst_fairseq.sharding.config import ShardingConfig
 
 logger = logging.getLogger(__name__)
 
-#: Directories that a checkpoint names, so that decoding need not repeat them; the command line goes before.
-REMEMBERED = ("speech_encoder", "llm")
+#: Settings that a checkpoint has with it, so that decoding need not repeat them; the command line goes before.
+REMEMBERED = ("speech_encoder", "llm", "max_source_seconds")
+#: Of no checkpoint and no command line.
+MAX_SOURCE_SECONDS = 30.0
 
 
 @dataclass
@@ -74,8 +76,12 @@ class LstTaskConfig(ShardingConfig):
             "help": "language code for {tgt_lang} where the manifest has none (default: target_lang of the data config)"
         },
     )
-    max_source_seconds: float = field(
-        default=30.0, metadata={"help": "leave out longer training segments; test segments are never left out"}
+    max_source_seconds: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "leave out longer training segments; test segments are never left out (default: the checkpoint's "
+            f"that is decoded, or {MAX_SOURCE_SECONDS:g})"
+        },
     )
     min_source_seconds: float = field(default=0.1, metadata={"help": "leave out shorter training segments"})
     max_target_positions: int = field(default=1024, metadata={"help": "most tokens that decoding makes"})
@@ -146,6 +152,8 @@ class LstTask(SpeechToTextTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         if self.tgt_dict.tokenizer is None:
             self._bind_dictionary()
+        if self.cfg.max_source_seconds is None:
+            self.cfg.max_source_seconds = MAX_SOURCE_SECONDS
         self.prompts = Prompts(self._prompt_settings(), self.tgt_dict.tokenizer)
         model = FairseqTask.build_model(self, cfg, from_checkpoint)
         self.model = model
@@ -184,7 +192,7 @@ class LstTask(SpeechToTextTask):
         state = dict(state_dict)
         own = state.pop("lst", {})
         for name in REMEMBERED:
-            if own and getattr(self.cfg, name) is None:
+            if getattr(self.cfg, name) is None and name in own:
                 self.cfg[name] = own[name]
         if self.prompts is None:  # a model that is built already has its prompts
             self.remembered = own.get("prompt", {})

@@ -16,6 +16,7 @@ from lst_fairseq.data.manifest import read_manifest
 from lst_fairseq.data.prompt import Prompt, PromptSettings
 from lst_fairseq.inference import Translator
 from lst_fairseq.scoring import in_order, score
+from tests.conftest import save_llama
 from tests.helpers import SENTENCES
 from tests.running import (
     decoding_arguments,
@@ -101,6 +102,20 @@ def test_generation_returns_each_id_once(tmp_path, corpus, backbones):
     assert "Translated 10 sentences" in output or output.count("\nD-") + output.startswith("D-") == 10
     by_tokens = run_generate(tmp_path, checkpoint, tmp_path / "b", batch_size=None, max_tokens=60)
     assert by_tokens == by_size
+
+
+def test_decoding_takes_over_the_longest_speech(tmp_path, corpus, backbones):
+    """An LLM without room for 30 s translates what it was trained for, without being told again."""
+    save_llama(tmp_path / "llama", max_position_embeddings=100)
+    short = {**backbones, "llama": str(tmp_path / "llama")}
+    with pytest.raises(ValueError, match="--max-source-seconds 30 and the prompt take"):
+        run_train(corpus, short, tmp_path / "first")
+    run = run_train(corpus, short, tmp_path / "out", max_source_seconds=2.0)
+    found = run_generate(corpus, run.path(), tmp_path / "found", max_len_b=5)
+    assert found == run_generate(corpus, run.path(), tmp_path / "said", max_len_b=5, max_source_seconds=2.0)
+    with pytest.raises(ValueError, match="--max-source-seconds 30 and the prompt take"):
+        run_generate(corpus, run.path(), tmp_path / "other", max_source_seconds=30.0)
+    assert Translator(run.path()).max_seconds == 2
 
 
 def test_test_segments_longer_than_max_tokens_are_kept(built, caplog):
@@ -191,11 +206,12 @@ def test_broken_audio_in_generation(tmp_path, corpus, backbones, caplog):
 
 
 def test_a_checkpoint_carries_its_settings(corpus, backbones, tmp_path):
-    task, _ = task_and_model(corpus, backbones, prompt="{speech} auf {tgt_lang}:")
+    task, _ = task_and_model(corpus, backbones, prompt="{speech} auf {tgt_lang}:", max_source_seconds=20.0)
     state = task.state_dict()
     assert state["lst"] == {
         "speech_encoder": backbones["wav2vec2"],
         "llm": backbones["llama"],
+        "max_source_seconds": 20.0,
         "prompt": PromptSettings("{speech} auf {tgt_lang}:", tgt_lang="de").as_dict(),
     }
     cfg = train_configuration(corpus, backbones, tmp_path, llm=None, speech_encoder=None, prompt="Mine: {speech}")
@@ -203,6 +219,14 @@ def test_a_checkpoint_carries_its_settings(corpus, backbones, tmp_path):
     fresh.load_state_dict(state)
     assert (fresh.cfg.llm, fresh.cfg.speech_encoder) == (backbones["llama"], backbones["wav2vec2"])
     assert fresh.cfg.prompt == "Mine: {speech}"  # the command line goes before
+    assert fresh.cfg.max_source_seconds == 20
+    # Older checkpoints do not have it.
+    del state["lst"]["max_source_seconds"]
+    fresh = tasks.setup_task(train_configuration(corpus, backbones, tmp_path).task)
+    fresh.load_state_dict(state)
+    assert fresh.cfg.max_source_seconds is None
+    fresh.build_model(train_configuration(corpus, backbones, tmp_path).model)
+    assert fresh.cfg.max_source_seconds == 30
 
 
 def test_the_language_is_known_without_the_training_data(tmp_path, backbones):
