@@ -78,10 +78,7 @@ class LstTaskConfig(ShardingConfig):
     )
     max_source_seconds: Optional[float] = field(
         default=None,
-        metadata={
-            "help": "leave out longer training segments; test segments are never left out (default: the checkpoint's "
-            f"that is decoded, or {MAX_SOURCE_SECONDS:g})"
-        },
+        metadata={"help": f"leave out longer training segments (default: a checkpoint's, or {MAX_SOURCE_SECONDS:g})"},
     )
     min_source_seconds: float = field(default=0.1, metadata={"help": "leave out shorter training segments"})
     max_target_positions: int = field(default=1024, metadata={"help": "most tokens that decoding makes"})
@@ -303,16 +300,8 @@ class LstTask(SpeechToTextTask):
         if distributed:
             missing = missing[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
             torch.distributed.barrier()  # none writes before all have listed what is missing
-        device = next(frontend.parameters()).device
-        fill_cache(
-            cache,
-            missing,
-            dataset.read_waveform,
-            dataset.n_frames,
-            frontend.eval(),
-            device,
-            self.cfg.skip_bad_audio,
-        )
+        device, skip = next(frontend.parameters()).device, self.cfg.skip_bad_audio
+        fill_cache(cache, missing, dataset.read_waveform, dataset.n_frames, frontend.eval(), device, skip)
         if distributed:
             torch.distributed.barrier()
         dataset.use_features(frontend.output_dim, cache)
