@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 #: Settings that a checkpoint has with it, so that decoding need not repeat them; the command line goes before.
 REMEMBERED = ("speech_encoder", "llm", "max_source_seconds")
-#: Of no checkpoint and no command line.
+#: Where neither the command line nor a checkpoint has it.
 MAX_SOURCE_SECONDS = 30.0
 
 

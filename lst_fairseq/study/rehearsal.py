@@ -22,12 +22,12 @@ def rehearsal(study: Study) -> Study:
     """The study to run before the study: the same arms on the same data, with one seed, and no search.
 
     It shows what the arms' settings, checkpoints and memory have to say against them before the long runs find out; its
-    scores mean nothing, so that there are no claims. Settings that a search chooses have their first candidates. It
-    keeps a name of its own, so that it shares no folder with the study.
+    scores mean nothing, so that there are no claims. A setting that a search chooses has its first candidate, unless it
+    is one of SHORT. It keeps a name of its own, so that it shares no folder with the study.
     """
 
     def first(search: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        return {name: values[:1] for name, values in search.items()}
+        return {name: values[:1] for name, values in search.items() if name not in SHORT}
 
     def short(arm: Arm) -> Arm:
         options = arm.options

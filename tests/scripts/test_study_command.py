@@ -91,7 +91,7 @@ def test_command_of_one_arm(studies, command, capsys, monkeypatch):
 
 def test_command_rehearses(studies, command, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    studies.plan(search={"STAGE2_LR": [1e-3, 5e-4]})
+    studies.plan(search={"STAGE2_LR": [1e-3, 5e-4], "STAGE2_UPDATES": [20, 40]})
     command("--rehearse", "--samples", "20")
     calls = studies.calls("fairseq-train")
     assert len(calls) == 1 + 3  # stage 1 is shared
