@@ -18,7 +18,8 @@ from lst_fairseq.models.beam_cache import (
     say_fanned_out,
     shares_prefixes,
 )
-from lst_fairseq.models.llm import cache_argument, check_llm, output_table_in_parts, position_limit
+from lst_fairseq.models.linears import PackedLinears
+from lst_fairseq.models.llm import cache_argument, check_llm, position_limit
 from lst_fairseq.models.packing import ATTENTION, PackedRows, packs
 
 
@@ -129,7 +130,10 @@ class LlmDecoder(FairseqIncrementalDecoder):
             Beyond a row's own target, logits are of no use.
         """
         if incremental_state is not None:
-            logits = self._step(prev_output_tokens, encoder_out, incremental_state)
+            if "linears" not in incremental_state:
+                incremental_state["linears"] = PackedLinears(self.llm)
+            with incremental_state["linears"]:
+                logits = self._step(prev_output_tokens, encoder_out, incremental_state)
             logits.index_fill_(-1, self.without_token, -torch.inf)
             return logits, {"attn": None}
         content, mask = self._prefix(encoder_out)
@@ -219,7 +223,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
     def _next(self, tokens: Tensor, cache: FannedOutCache | SharedPrefixCache) -> Tensor:
         """Logits [R, 1, V] after the tokens [R, T] that come next."""
         inputs = self.llm.get_input_embeddings()(tokens)
-        with cache.attention(), output_table_in_parts(self.llm):
+        with cache.attention():
             return self._logits(inputs, 1, **cache.arguments(tokens.size(1)))
 
     def _prefill(self, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:

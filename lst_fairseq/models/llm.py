@@ -1,8 +1,6 @@
 """What differs from one family of LLMs to another, asked of the model and its configuration rather than of its name."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +25,6 @@ POSITION_TABLES = ("max_position_embeddings", "max_target_positions")
 UNLIMITED_POSITIONS = 100_000
 #: Token ids embedded at a time.
 EMBEDDING_CHUNK = 4096
-#: Rows of the output table that are multiplied at a time.
-TABLE_PART = 2048
 
 
 def check_llm(llm: PreTrainedModel, parameters: set[str]) -> None:
@@ -78,36 +74,6 @@ def _has_attention_cache(config: PretrainedConfig) -> bool:
         return all(type(layer) in CACHE_LAYERS for layer in DynamicCache(config=config).layers)
     except (KeyError, AttributeError):  # a type of layer, or a stack of them, that transformers' cache does not know
         return False
-
-
-@contextmanager
-def output_table_in_parts(llm: PreTrainedModel) -> Iterator[None]:
-    """Compute the logits of few rows part of the output table by part, each as table times hidden states.
-
-    A part's products stay in the processor's cache until they are turned to ``[..., V]``. On a CPU the whole takes a
-    third less time this way for 16 to 64 rows and a vocabulary of 32,000 (PyTorch 2.13's MKL on an AMD EPYC). Where
-    the output layer is anything but a plain ``Linear`` in the CPU's memory, nothing changes.
-    """
-    head = llm.get_output_embeddings()
-    if type(head) is not nn.Linear or head.weight.device.type != "cpu" or "forward" in vars(head):
-        yield
-        return
-
-    def forward(hidden: Tensor) -> Tensor:
-        rows = hidden.flatten(0, -2)
-        logits = rows.new_empty(len(rows), head.out_features)
-        parts = zip(logits.split(TABLE_PART, dim=1), head.weight.split(TABLE_PART), strict=True)
-        for part, table in parts:
-            part.copy_((table @ rows.t()).t())
-        if head.bias is not None:
-            logits += head.bias
-        return logits.unflatten(0, hidden.shape[:-1])
-
-    head.forward = forward
-    try:
-        yield
-    finally:
-        del head.forward
 
 
 def position_limit(config: PretrainedConfig) -> int:

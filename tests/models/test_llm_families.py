@@ -33,6 +33,7 @@ from transformers import (
 
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import Prompt, collate_prompts
+from lst_fairseq.models import linears
 from lst_fairseq.models import llm as llm_module
 from lst_fairseq.models.decoder import LlmDecoder
 from lst_fairseq.models.llm import (
@@ -40,7 +41,6 @@ from lst_fairseq.models.llm import (
     attention_for,
     cache_argument,
     embedding_outputs,
-    output_table_in_parts,
     position_limit,
 )
 from tests.llms import FAMILIES, VOCABULARY, WIDTH, WINDOW, family_config, save_llm
@@ -61,6 +61,12 @@ def dictionary() -> LlmDictionary:
     made = LlmDictionary()
     made.bind(PreTrainedTokenizerFast(tokenizer_object=words, **special), VOCABULARY)
     return made
+
+
+@pytest.fixture(autouse=True)
+def packed_linears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linear maps run on laid out weights in searches, as those of larger models do."""
+    monkeypatch.setattr(linears, "SMALLEST", 0)
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -208,23 +214,20 @@ def test_attention_of_its_own_is_said_once(caplog: pytest.LogCaptureFixture) -> 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("bias", [False, True])
-def test_output_table_in_parts(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same logits, also where the head has a bias; afterwards the layer is as it was."""
-    monkeypatch.setattr(llm_module, "TABLE_PART", 16)  # the last part is a smaller one
-    torch.manual_seed(1)
-    llm = empty(
-        LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
-    )
-    head = llm.lm_head = torch.nn.Linear(16, 50, bias=bias)
-    hidden = torch.randn(3, 2, 16)
-    wanted = F.linear(hidden, head.weight, head.bias)
-    with output_table_in_parts(llm):
-        got = llm.lm_head(hidden)
-        assert "forward" in vars(head)
-    assert got.shape == wanted.shape and got.is_contiguous()
-    assert torch.allclose(got, wanted, rtol=0, atol=1e-6)
-    assert "forward" not in vars(head)
+def test_searches_multiply_by_laid_out_weights() -> None:
+    """And whole targets by the weights as they are."""
+    config = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    llm = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=VOCABULARY, **config))
+    decoder = LlmDecoder(llm, dictionary(), freeze=True, max_speech=20, max_prompt=6).eval()
+    ways = []
+    llm.lm_head.register_forward_hook(lambda head, inputs, output: ways.append("forward" in vars(head)))
+    encoder_out = {"speech": torch.randn(2, 5, 16), "speech_lengths": torch.tensor([5, 3]), "row": torch.arange(2)}
+    encoder_out |= collate_prompts(PROMPTS[:2])
+    state: dict[str, Any] = {}
+    for tokens in ([EOS], [EOS, 20]):
+        decoder(torch.tensor([tokens] * 2), encoder_out, incremental_state=state)
+    decoder(torch.tensor([[EOS, 20]] * 2), encoder_out)
+    assert ways == [True, True, False]
 
 
 def test_embedding_outputs(decoder: LlmDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
