@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
-from fairseq.models import FairseqIncrementalDecoder
 from fairseq.search import BeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
+
+from lst_fairseq.models.decoder import LlmDecoder
 
 #: Tokens of which the best one is found first, before any are sorted.
 CLASS_SIZE = 32
@@ -60,7 +61,7 @@ class BeamSearchGenerator(SequenceGenerator):
         return (
             type(self.search) is BeamSearch
             and self.model.models_size == 1
-            and isinstance(getattr(self.model.single_model, "decoder", None), FairseqIncrementalDecoder)
+            and isinstance(getattr(self.model.single_model, "decoder", None), LlmDecoder)
             and all(other is None for other in others)
             and not self.match_source_len
             and self.vocab_size > 2 * self.beam_size
@@ -70,17 +71,17 @@ class BeamSearchGenerator(SequenceGenerator):
         """Each sentence's hypotheses, best first, as :meth:`SequenceGenerator.generate` returns them.
 
         Raises:
-            ValueError: --min-len is above the length limit.
+            ValueError: --min-len is above the length limit, or a sentence is longer than the LLM.
             FloatingPointError: no hypothesis of a sentence has a score that is a number.
         """
         model, beam = self.model.single_model, self.beam_size
         source = net_input["src_tokens"]
         n_sentences, device = source.size(0), source.device
-        max_len = min(int(self.max_len_a * source.size(1) + self.max_len_b), self.max_len - 1)
+        (encoded,) = self.model.forward_encoder(net_input)
+        limit = min(self.max_len, model.decoder.room(encoded)) - 1
+        max_len = min(int(self.max_len_a * source.size(1) + self.max_len_b), limit)
         if self.min_len > max_len:
             raise ValueError(f"--min-len {self.min_len} is above the length limit of {max_len} tokens: lower it")
-
-        (encoded,) = self.model.forward_encoder(net_input)
         order = torch.arange(n_sentences, device=device).repeat_interleave(beam)
         encoded = model.encoder.reorder_encoder_out(encoded, order)
         state: dict[str, Any] = {}

@@ -71,6 +71,28 @@ def assert_same(got: Hypotheses, expected: Hypotheses) -> None:
         assert ours[1] == pytest.approx(theirs[1], abs=1e-4)
 
 
+@torch.no_grad()
+def test_speech_longer_than_in_training_leaves_less_room(backbones: dict[str, str], tmp_path: Path) -> None:
+    """A batch's targets end where the LLM's positions do, and those of other batches where they did."""
+    save_llama(tmp_path / "llm", max_position_embeddings=60)
+    write_split(tmp_path, "test", [(1.0, ""), (2.0, ""), (3.5, "")])
+    _, task, model = build(tmp_path, {**backbones, "llama": str(tmp_path / "llm")}, max_source_seconds=2)
+    task.load_dataset("test")
+    for indices in ([0, 1], [2], [0, 2]):
+        sample = batch_of(task, "test", indices)
+        prefixes = [len(plain_prefix(model, waveform)) for waveform in waveforms_of(sample)]
+        usual = model.max_decoder_positions()
+        room = min(usual, 60 - max(prefixes))
+        assert (room < usual) == (2 in indices)
+        with logit_bias(model, {EOS: -100.0}):
+            got = generate(task, [model], sample, beam=2, max_len_b=100)
+        assert {len(tokens) for hypotheses in got for tokens, _ in hypotheses} == {room}
+    with pytest.raises(ValueError, match=r"speech and prompt take 1\d\d positions of the LLM, which has 60: cut"):
+        sample["net_input"]["src_tokens"] = sample["net_input"]["src_tokens"].repeat(1, 3)
+        sample["net_input"]["src_lengths"] = sample["net_input"]["src_lengths"] * 3
+        generate(task, [model], sample, beam=2)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -142,6 +142,8 @@ class LstDataset(SpeechToTextDataset):
             keep = np.flatnonzero(~np.logical_or.reduce(list(left_out.values())))
             if not len(keep):
                 raise ValueError(f"{manifest.path}: no training segment is left: {_counts(self.skipped)}")
+        else:
+            _check_room(manifest, rule.positions(n_samples, prefix, np.zeros_like(n_samples)), rule.llm_positions)
         self.rows = rows = [rows[i] for i in keep.tolist()]
         self.targets = None if targets is None else targets.select(keep)
         self.sources = sources.select(keep)
@@ -363,6 +365,17 @@ class LstDataset(SpeechToTextDataset):
 def _prompt_key(row: Row) -> tuple[str, str, str]:
     """Task and languages by which a row's prompt is chosen."""
     return row.task or (TEXT_TASK if row.is_text else DEFAULT_TASK), row.src_lang, row.tgt_lang
+
+
+def _check_room(manifest: Manifest, n_positions: np.ndarray, llm_positions: int) -> None:
+    """Refuse rows [N] whose speech and prompt alone do not fit the LLM, so that nothing could be said about them."""
+    too_long = np.flatnonzero(n_positions > llm_positions)
+    if len(too_long):
+        row, needed = manifest.rows[too_long[0]], int(n_positions[too_long[0]])
+        raise ValueError(
+            f"{manifest.path}:{row.line}: {row.id} takes {needed:,} positions of the LLM with its prompt, and the LLM "
+            f"has {llm_positions:,}: cut it into shorter segments ({len(too_long):,} such lines)"
+        )
 
 
 def _tokenise(

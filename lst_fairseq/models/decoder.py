@@ -89,6 +89,21 @@ class LlmDecoder(FairseqIncrementalDecoder):
         """Target tokens that fit behind the longest prefix."""
         return max(1, self.llm_positions - self.max_speech - self.max_prompt)
 
+    def room(self, encoder_out: dict[str, Tensor]) -> int:
+        """Target tokens that fit behind the longest prefix of a batch, which may be longer than any in training.
+
+        Raises:
+            ValueError: that prefix alone does not fit.
+        """
+        prompts = [encoder_out[side].ne(NO_TOKEN).sum(dim=1) for side in ("prompt_before", "prompt_after")]
+        longest = int((encoder_out["speech_lengths"] + sum(prompts)).max())
+        if longest > self.llm_positions:
+            raise ValueError(
+                f"speech and prompt take {longest:,} positions of the LLM, which has {self.llm_positions:,}: cut the "
+                "speech into shorter segments"
+            )
+        return max(1, self.llm_positions - longest)
+
     def reserve_prompt(self, positions: int) -> None:
         """Leave room for prompts that long."""
         self.max_prompt = max(self.max_prompt, positions)
@@ -130,10 +145,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
             Beyond a row's own target, logits are of no use.
         """
         if incremental_state is not None:
-            if "linears" not in incremental_state:
-                incremental_state["linears"] = PackedLinears(self.llm)
-            with incremental_state["linears"]:
-                logits = self._step(prev_output_tokens, encoder_out, incremental_state)
+            logits = self._step(prev_output_tokens, encoder_out, incremental_state)
             logits.index_fill_(-1, self.without_token, -torch.inf)
             return logits, {"attn": None}
         content, mask = self._prefix(encoder_out)
@@ -211,19 +223,22 @@ class LlmDecoder(FairseqIncrementalDecoder):
         tokens = prev_output_tokens[:, state["seen"] :]
         if tokens.size(1):
             try:
-                logits = self._next(tokens, state["cache"])
+                logits = self._next(tokens, state)
             except CannotSharePrefix as error:  # at the first token: an attention's signature does not tell
                 say_fanned_out(self.llm, str(error))
                 self.shares_prefixes = False
                 self._prefill(encoder_out, state)
-                logits = self._next(tokens, state["cache"])
+                logits = self._next(tokens, state)
             state["seen"] += tokens.size(1)
         return logits
 
-    def _next(self, tokens: Tensor, cache: FannedOutCache | SharedPrefixCache) -> Tensor:
+    def _next(self, tokens: Tensor, state: dict[str, Any]) -> Tensor:
         """Logits [R, 1, V] after the tokens [R, T] that come next."""
         inputs = self.llm.get_input_embeddings()(tokens)
-        with cache.attention():
+        cache: FannedOutCache | SharedPrefixCache = state["cache"]
+        if "linears" not in state:
+            state["linears"] = PackedLinears(self.llm)
+        with cache.attention(), state["linears"]:
             return self._logits(inputs, 1, **cache.arguments(tokens.size(1)))
 
     def _prefill(self, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:

@@ -14,6 +14,7 @@ from fairseq.data.audio.waveform_transforms import AudioWaveformTransform, regis
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dataset import LengthRule
+from tests.conftest import save_llama
 from tests.helpers import SENTENCES, fed_lengths, write_tsv
 from tests.running import spoil, train_configuration, write_split
 
@@ -154,6 +155,18 @@ def test_no_training_segment_left(tmp_path, backbones):
     write_split(tmp_path, "train", [(0.5, ""), (0.5, "")])
     with pytest.raises(ValueError, match=r"train\.tsv: no training segment is left: 2 empty target"):
         load(tmp_path, backbones)
+
+
+def test_a_test_segment_longer_than_the_llm(tmp_path, backbones):
+    """Its line is named when the split is loaded: nothing could be said about it."""
+    save_llama(tmp_path / "llm", max_position_embeddings=60)
+    write_split(tmp_path, "dev", [(1.0, WORDS), (3.0, WORDS), (6.0, WORDS), (7.0, WORDS)])
+    few = {**backbones, "llama": str(tmp_path / "llm")}
+    wanted = r"dev\.tsv:4: dev_2 takes 8\d positions .*, and the LLM has 60: cut it .*\(2 such lines\)"
+    with pytest.raises(ValueError, match=wanted):
+        load(tmp_path, few, "dev", max_source_seconds=2.0)
+    write_split(tmp_path, "dev", [(1.0, WORDS), (3.0, WORDS)])  # longer than in training, and it fits
+    assert len(load(tmp_path, few, "dev", max_source_seconds=2.0)) == 2
 
 
 @pytest.mark.parametrize("config", [None, "", "use_audio_input: true\n", "standardize_audio: true\n"])

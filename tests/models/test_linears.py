@@ -49,6 +49,25 @@ def test_the_same_function(rows: tuple[int, ...], bias: bool) -> None:
     torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
 
 
+def test_few_numbers_of_rows() -> None:
+    """Since each costs memory; and few rows in vain."""
+    numbers = {n: linears._prepared(n) for n in range(1, 4097)}
+    assert all(n <= padded <= max(16, n * 9 / 8 + 15) for n, padded in numbers.items())
+    assert all(padded < n * 9 / 8 for n, padded in numbers.items() if n > 128)
+    assert len(set(numbers.values())) < 60
+
+
+@torch.no_grad()
+def test_onednn_meets_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, met = linear(), set()
+    pad = linears.F.pad
+    monkeypatch.setattr(linears.F, "pad", lambda *args: met.add(len(pad(*args))) or pad(*args))
+    with PackedLinears(module):
+        for n_rows in range(64, 0, -1):
+            assert len(module(torch.randn(n_rows, 1, 37))) == n_rows
+    assert met == {16, 32, 48, 64}
+
+
 @torch.no_grad()
 def test_inputs_that_do_not_lie_in_a_row() -> None:
     module = linear()
