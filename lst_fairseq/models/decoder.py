@@ -236,8 +236,6 @@ class LlmDecoder(FairseqIncrementalDecoder):
         """Logits [R, 1, V] after the tokens [R, T] that come next."""
         inputs = self.llm.get_input_embeddings()(tokens)
         cache: FannedOutCache | SharedPrefixCache = state["cache"]
-        if "linears" not in state:
-            state["linears"] = PackedLinears(self.llm)
         with cache.attention(), state["linears"]:
             return self._logits(inputs, 1, **cache.arguments(tokens.size(1)))
 
@@ -250,14 +248,16 @@ class LlmDecoder(FairseqIncrementalDecoder):
         share = self.shares_prefixes and torch.equal(row, side_by_side)
         # Layers that keep all positions: which of them a window hides depends on the tokens to come.
         cache = DynamicCache() if share else DynamicCache(config=self.llm.config)
-        packed = PackedRows(mask) if share and self.packs else None
+        linears = state["linears"] = PackedLinears(self.llm)
+        packed = PackedRows(mask, linears.prefix_multiple) if share and self.packs else None
         if packed is None:
             prefix, mask = left_pad(content, mask)
             arguments = {"attention_mask": mask.long(), "position_ids": positions(mask)}
             logits = self._logits(prefix, 1, cache, use_cache=True, **arguments)
         else:
             last = packed.starts + packed.lengths - 1
-            logits = self._packed_logits(packed, content, last, cache, use_cache=True).unsqueeze(1)
+            with linears:
+                logits = self._packed_logits(packed, content, last, cache, use_cache=True).unsqueeze(1)
             mask = packed.content_ending_together
         state["cache"] = (
             SharedPrefixCache(self.llm, cache, mask, beam, packed) if share else FannedOutCache(cache, mask, row)

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 #: Bytes of weights that are laid out at most; the model's other linear maps stay as they are.
 LIMIT = 2 << 30
+#: Prefixes run in multiples of so many positions: see :func:`_prepared`.
+PREFIX_MULTIPLE = 128
 #: Weights below this number take less time by MKL: a call of oneDNN begins with some 30 microseconds.
 SMALLEST = 2**17
 
@@ -38,6 +40,11 @@ class PackedLinears:
             if _is_plain(module) and module.weight.nbytes <= left:
                 left -= module.weight.nbytes
                 self._forwards.append((module, _packed(module)))
+
+    @property
+    def prefix_multiple(self) -> int:
+        """A row of prefixes should have a multiple of so many positions."""
+        return PREFIX_MULTIPLE if self._forwards else 1
 
     def __enter__(self) -> "PackedLinears":
         for module, forward in self._forwards:
@@ -71,7 +78,9 @@ def _packed(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(hidden: Tensor) -> Tensor:
         rows = hidden.flatten(0, -2)
         n_rows = len(rows)
-        rows = F.pad(rows, (0, 0, 0, _prepared(n_rows) - n_rows))
+        missing = _prepared(n_rows) - n_rows
+        if missing:
+            rows = F.pad(rows, (0, 0, 0, missing))
         return multiply(rows, weight, bias, "none", [], "")[:n_rows].unflatten(0, hidden.shape[:-1])
 
     return forward
@@ -81,7 +90,10 @@ def _prepared(n_rows: int) -> int:
     """The number of rows that so many are filled up to, an eighth more at most where there are many.
 
     oneDNN keeps half a megabyte for each number that it meets (and each shape of weights), and a search meets one
-    after the other as its sentences end. So there are eight between a power of two and the next.
+    after the other as its sentences end. So there are eight between a power of two and the next, beside the multiples
+    that prefixes come in.
     """
+    if n_rows % PREFIX_MULTIPLE == 0:
+        return n_rows
     step = max(16, (1 << n_rows.bit_length()) // 16)
     return -(-n_rows // step) * step

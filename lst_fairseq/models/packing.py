@@ -29,24 +29,28 @@ class PackedRows:
 
     Args:
         mask: bool [B, L], where each of the B sentences has content.
+        multiple: the row is filled up to a multiple of so many positions, which repeat the first one and belong to no
+            sentence.
 
     Attributes:
         lengths: LongTensor [B], positions of each sentence.
         starts: LongTensor [B], where each begins in the row.
-        positions: LongTensor [1, N], counted from 0 in each sentence; N is the sum of the lengths.
+        positions: LongTensor [1, N], counted from 0 in each sentence; N is the sum of the lengths, filled up.
     """
 
-    def __init__(self, mask: Tensor):
+    def __init__(self, mask: Tensor, multiple: int = 1):
         self.lengths = mask.sum(dim=1)
         self.starts = self.lengths.cumsum(dim=0) - self.lengths
         self.width = int(self.lengths.max())
-        self._content = mask.flatten().nonzero().squeeze(1)
+        content = mask.flatten().nonzero().squeeze(1)
+        self._content = torch.cat([content, content[:1].expand(-content.size(0) % multiple)])
         counted = mask.long().cumsum(dim=1) - 1
         self.positions = counted.flatten()[self._content].unsqueeze(0)
         rows = torch.arange(mask.size(0), device=mask.device).unsqueeze(1)
-        self._slots = (rows * self.width + counted).flatten()[self._content]
+        slots = (rows * self.width + counted).flatten()
+        self._slots = slots[self._content]
         self._places = torch.zeros(mask.size(0) * self.width, dtype=torch.long, device=mask.device)
-        self._places[self._slots] = torch.arange(self._slots.size(0), device=mask.device)
+        self._places[slots[content]] = torch.arange(content.size(0), device=mask.device)
 
     def pack(self, content: Tensor) -> Tensor:
         """[B, L, E], with content where the mask is True, to the row [1, N, E]."""

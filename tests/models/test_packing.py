@@ -35,6 +35,22 @@ def test_side_by_side_and_back() -> None:
     assert torch.equal(packed.in_a_row(sentences), row.transpose(1, 2))
 
 
+def test_a_row_that_is_filled_up() -> None:
+    """The sentences lie where they lie without, and what comes behind repeats the first position."""
+    torch.manual_seed(2)
+    plain, filled = PackedRows(MASK), PackedRows(MASK, multiple=8)
+    content = torch.randn(3, 6, 5)
+    row = filled.pack(content)
+    assert torch.equal(row[:, :12], plain.pack(content)) and torch.equal(row[0, 12:], content[0, :1].expand(4, -1))
+    assert filled.positions.tolist() == [[*plain.positions[0].tolist(), 0, 0, 0, 0]]
+    heads = row.unsqueeze(1)
+    for way in ("side_by_side", "ending_together"):
+        assert torch.equal(getattr(filled, way)(heads), getattr(plain, way)(heads[:, :, :12]))
+    back = filled.in_a_row(filled.side_by_side(heads))
+    assert torch.equal(back, heads.transpose(1, 2))
+    assert PackedRows(MASK, multiple=4).positions.size(1) == 12
+
+
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float) -> Tensor:
     """One sentence [H, L, D] over its past, by the definition."""
     group = query.size(0) // key.size(0)
