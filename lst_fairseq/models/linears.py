@@ -59,7 +59,10 @@ class PackedLinears:
 
 
 def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    mkldnn = torch.backends.mkldnn
+    # The operators are PyTorch's own, for torch.compile: another build or a later version may lack them.
+    operators = ("_reorder_linear_weight", "_linear_pointwise")
+    return mkldnn.is_available() and mkldnn.enabled and all(hasattr(torch.ops.mkldnn, name) for name in operators)
 
 
 def _is_plain(module: nn.Module) -> bool:
