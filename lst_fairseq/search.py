@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from fairseq.models import FairseqIncrementalDecoder
 from fairseq.search import BeamSearch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
@@ -61,7 +62,7 @@ class BeamSearchGenerator(SequenceGenerator):
         return (
             type(self.search) is BeamSearch
             and self.model.models_size == 1
-            and isinstance(getattr(self.model.single_model, "decoder", None), LlmDecoder)
+            and isinstance(getattr(self.model.single_model, "decoder", None), FairseqIncrementalDecoder)
             and all(other is None for other in others)
             and not self.match_source_len
             and self.vocab_size > 2 * self.beam_size
@@ -78,8 +79,10 @@ class BeamSearchGenerator(SequenceGenerator):
         source = net_input["src_tokens"]
         n_sentences, device = source.size(0), source.device
         (encoded,) = self.model.forward_encoder(net_input)
-        limit = min(self.max_len, model.decoder.room(encoded)) - 1
-        max_len = min(int(self.max_len_a * source.size(1) + self.max_len_b), limit)
+        limit = self.max_len
+        if isinstance(model.decoder, LlmDecoder):
+            limit = min(limit, model.decoder.room(encoded))
+        max_len = min(int(self.max_len_a * source.size(1) + self.max_len_b), limit - 1)
         if self.min_len > max_len:
             raise ValueError(f"--min-len {self.min_len} is above the length limit of {max_len} tokens: lower it")
         order = torch.arange(n_sentences, device=device).repeat_interleave(beam)

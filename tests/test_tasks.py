@@ -175,14 +175,16 @@ def test_text_rows_are_left_out_of_training_for_text_reasons_only(backbones, tmp
     rows = rows_of(tmp_path, "train", [("mt", 0, "de")] * 3 + [("st", 0.05, "")])
     rows[1]["tgt_text"] = ""
     rows[2]["src_text"] = " ".join(SENTENCES * 12)
-    write_manifests(tmp_path, {"train": rows, "dev": rows})
+    write_manifests(tmp_path, {"train": rows, "dev": [*rows[:2], *rows[3:]], "test": rows})
     _, task, _ = build(tmp_path, backbones)
     task.load_dataset("train")
     assert task.dataset("train").ids == ["train_0"]
     reasons = {"empty target", "longer than the LLM's 512 positions", "shorter than --min-source-seconds 0.1"}
     assert dict(task.dataset("train").skipped) == dict.fromkeys(reasons, 1)
     task.load_dataset("dev")
-    assert len(task.dataset("dev")) == 4
+    assert len(task.dataset("dev")) == 3
+    with pytest.raises(ValueError, match=r"test\.tsv:4: train_2 takes 2,\d+ positions .*, and the LLM has 512: cut"):
+        task.load_dataset("test")
 
 
 def test_a_frozen_llm_is_said_to_learn_nothing_from_text(data, backbones, caplog) -> None:
