@@ -250,7 +250,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         cache = DynamicCache() if share else DynamicCache(config=self.llm.config)
         linears = state["linears"] = PackedLinears(self.llm)
         packed = PackedRows(mask, linears.prefix_multiple) if share and self.packs else None
-        if packed is None:
+        if packed is None:  # by the weights as they are: oneDNN would meet too many sizes
             prefix, mask = left_pad(content, mask)
             arguments = {"attention_mask": mask.long(), "position_ids": positions(mask)}
             logits = self._logits(prefix, 1, cache, use_cache=True, **arguments)
