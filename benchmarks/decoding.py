@@ -74,7 +74,8 @@ class EndAt(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         end = scores[:, EOS].clone()
         if input_ids.size(1) < self.tokens - 1:
-            scores[:, [PAD, EOS]] = -torch.inf
+            for token in (PAD, EOS):  # a list of both would be copied to a GPU at each step
+                scores[:, token] = -torch.inf
         else:
             scores.fill_(-torch.inf)
             scores[:, EOS] = end

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import functools
 import logging
+import operator
 import os
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 import numpy
 import omegaconf
 import torch
-from fairseq import checkpoint_utils, file_io
+from fairseq import checkpoint_utils, file_io, trainer
 from fairseq.data import iterators
 from fairseq.data.dictionary import Dictionary
 from fairseq.distributed import utils as distributed_utils
@@ -285,6 +286,21 @@ def resume_on_other_processes() -> None:
     iterator.state_dict, iterator.load_state_dict = state_dict_with_processes, load_state_dict_of_others
 
 
+def share_no_missing_parameters() -> None:
+    """Let parameters that are None, such as biases that a Linear does without, not pass for one that is shared.
+
+    trainer.py:1591 takes all of them for the same one, and logs a line for each of a large LLM's layers.
+    """
+    catalog = trainer._catalog_shared_params
+
+    @functools.wraps(catalog)
+    def catalog_shared_params(module: torch.nn.Module, memo: Any = None, prefix: str = "") -> list[list[str]] | None:
+        found = catalog(module, memo, prefix)
+        return found and [paths for paths in found if operator.attrgetter(paths[0])(module) is not None]
+
+    trainer._catalog_shared_params = catalog_shared_params
+
+
 @functools.cache
 def apply() -> None:
     """Apply every repair, once in a process."""
@@ -296,3 +312,4 @@ def apply() -> None:
     keep_master_weights()
     count_real_batches()
     resume_on_other_processes()
+    share_no_missing_parameters()

@@ -30,7 +30,7 @@ from lst_fairseq.models.frontends import FRONTENDS, encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
-from lst_fairseq.search import BeamSearchGenerator
+from lst_fairseq.search import BeamSearchGenerator, check_flags
 from lst_fairseq.sharding.config import ShardingConfig
 
 logger = logging.getLogger(__name__)
@@ -325,11 +325,12 @@ class LstTask(SpeechToTextTask):
         self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
     ) -> Any:
         """fairseq's generator. ``--max-len-a`` counts tokens per second of speech (fairseq would count samples)."""
+        check_flags(args)
         if getattr(args, "max_len_a", 0):
             args = type(args)(**vars(args)) if not hasattr(args, "copy") else args.copy()
             args.max_len_a = args.max_len_a / SAMPLE_RATE
         logger.info(SIGNATURE + json.dumps(models[0].signature()))
-        if seq_gen_cls is None and not getattr(args, "print_alignment", False):
+        if seq_gen_cls is None:
             seq_gen_cls = BeamSearchGenerator
         return FairseqTask.build_generator(
             self, models, args, seq_gen_cls=seq_gen_cls, extra_gen_cls_kwargs=extra_gen_cls_kwargs

@@ -290,6 +290,13 @@ def test_ensemble(tiny: tuple[Any, Any, dict[str, Any]], other: Any) -> None:
     assert_same(twice, singles[0])
 
 
+@pytest.mark.parametrize("flag", ["print_alignment", "match_source_len"])
+def test_flags_without_a_meaning_are_errors(flag: str, tiny: tuple[Any, Any, dict[str, Any]]) -> None:
+    task, model, sample = tiny
+    with pytest.raises(ValueError, match=f"^--{flag.replace('_', '-')}: .*; leave the flag out$"):
+        generate(task, [model], sample, beam=1, **{flag: True})
+
+
 @pytest.mark.parametrize("kind", ["namespace", "config"])
 @torch.no_grad()
 def test_max_len_a_counts_seconds(kind: str, tiny: tuple[Any, Any, dict[str, Any]]) -> None:

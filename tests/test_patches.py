@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq import checkpoint_utils, file_io
+from fairseq import checkpoint_utils, file_io, trainer
 from fairseq.data import data_utils
 from fairseq.data.audio.data_cfg import S2TDataConfig
 from fairseq.distributed.utils import _TensorPlaceholder
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
+from torch import nn
 
 from lst_fairseq import patches
 from lst_fairseq.patches import MASTER_KEY, CheckpointError
@@ -46,6 +47,7 @@ def test_they_are_applied_once():
         (fp16_optimizer._FP16OptimizerMixin.build_fp32_params, "torch.cuda.current_device()"),
         (Trainer.load_checkpoint.__wrapped__, "please ensure that the architectures match"),
         (S2TDataConfig.standardize_audio, "use_audio_input"),
+        (trainer._catalog_shared_params.__wrapped__, "if param not in memo:"),
     ],
 )
 def test_what_is_repaired_is_still_there(function, still):
@@ -58,6 +60,13 @@ def test_plain_containers_of_fairseq_are_read_with_weights_only(tmp_path):
     torch.save({"cfg": config, "tensor": _TensorPlaceholder(3)}, tmp_path / "x.pt")
     loaded = torch.load(tmp_path / "x.pt", weights_only=True)
     assert loaded["cfg"] == config and loaded["tensor"].index == 3
+
+
+def test_parameters_that_are_none_are_not_shared():
+    model = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in "abc"})
+    model["c"].weight = model["a"].weight
+    assert trainer._catalog_shared_params(model) == [["a.weight", "c.weight"]]
+    assert trainer._catalog_shared_params(model["b"]) == []
 
 
 def test_a_copy_appears_whole(tmp_path):

@@ -118,10 +118,10 @@ class FeatureCache:
         return np.flatnonzero((self.states == MISSING) & (self.ends > self.starts))
 
     def write(self, features: dict[int, Tensor | None]) -> None:
-        """Store rows' features [n, width], or None for audio that is broken, and mark them once they are on the disk."""
+        """Store rows' features [n, width] on the CPU, or None for broken audio, and mark them once on the disk."""
         for index, vectors in features.items():
             if vectors is not None:
-                self._features(index)[:] = vectors.to("cpu", torch.float16).numpy()
+                self._features(index)[:] = vectors.numpy()
         for shard in {int(self.shards[index]) for index, vectors in features.items() if vectors is not None}:
             self._files[shard].flush()
         for index, vectors in features.items():
@@ -192,8 +192,10 @@ def fill(
             if waveforms:
                 n_samples = torch.tensor([len(w) for w in waveforms.values()], device=device)
                 padded = torch.nn.utils.rnn.pad_sequence(list(waveforms.values()), batch_first=True).to(device)
-                features, n_vectors = frontend(padded, n_samples)
-                encoded |= {index: features[row, : n_vectors[row]] for row, index in enumerate(waveforms)}
+                features, lengths_of_features = frontend(padded, n_samples)
+                # One copy a batch: a GPU is waited for each time.
+                vectors, n_vectors = features.to("cpu", torch.float16), lengths_of_features.tolist()
+                encoded |= {index: vectors[row, : n_vectors[row]] for row, index in enumerate(waveforms)}
             cache.write(encoded)
             progress.update(len(batch))
 

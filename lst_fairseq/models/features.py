@@ -27,8 +27,8 @@ FRAMES_AT_ONCE = 16_384
 
 
 @lru_cache(maxsize=8)
-def _kaldi_filters(num_mel_bins: int) -> tuple[Tensor, Tensor]:
-    """Mel filters [257, num_mel_bins] and Povey window [400], both float64 on the CPU."""
+def _kaldi_filters(num_mel_bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mel filters [257, num_mel_bins] and Povey window [400], both float64."""
     filters = mel_filter_bank(
         num_frequency_bins=KALDI_FFT // 2 + 1,
         num_mel_filters=num_mel_bins,
@@ -40,12 +40,13 @@ def _kaldi_filters(num_mel_bins: int) -> tuple[Tensor, Tensor]:
         triangularize_in_mel_space=True,
     )
     window = window_function(KALDI_FRAME, "povey", periodic=False)
-    return torch.from_numpy(filters).double(), torch.from_numpy(window).double()
+    with torch.inference_mode(False):  # they may serve in training, too
+        return torch.from_numpy(filters).to(device).double(), torch.from_numpy(window).to(device).double()
 
 
 def _kaldi_log_power(waveforms: Tensor, num_mel_bins: int) -> Tensor:
     """Log mel energies, not normalised: [B, T] in [-1, 1] -> [B, frames, num_mel_bins], float64."""
-    filters, window = (x.to(waveforms.device) for x in _kaldi_filters(num_mel_bins))
+    filters, window = _kaldi_filters(num_mel_bins, waveforms.device)
     frames = (waveforms.double() * 2**15).unfold(-1, KALDI_FRAME, KALDI_HOP)
     frames = frames - frames.mean(-1, keepdim=True)
     # The first sample of a frame is taken as its own predecessor.
