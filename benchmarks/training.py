@@ -360,7 +360,8 @@ def report(measured: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def main(argv: list[str] | None = None) -> None:
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("layers", 8), ("width", 512), ("heads", 8), ("intermediate", 1376), ("vocabulary", 32_000)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"of the LLM ({default})")
@@ -377,7 +378,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32", choices=tuple(TOLERANCE))
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
     args.kv_heads = args.kv_heads or args.heads
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from benchmarks import decoding, gpu
+from benchmarks import decoding, gpu, training
 from tests.helpers import REPOSITORY
 
 STUB = """#!/bin/sh
@@ -28,15 +28,17 @@ def run_script(folder: Path, **environment: str) -> tuple[subprocess.CompletedPr
 def test_parts_at_the_size_of_lst_7b(tmp_path: Path) -> None:
     result, commands = run_script(tmp_path)
     assert result.returncode == 1 and result.stderr.strip() == "failed: stage2"  # and the parts after it have run
-    assert [Path(command[0]).name for command in commands] == ["gpu.py"] * 3 + ["decoding.py"]
+    assert [Path(command[0]).name for command in commands] == ["gpu.py"] * 3 + ["decoding.py", "training.py"]
     parsed = [gpu.build_parser().parse_args(command[1:]) for command in commands[:3]]
     assert [args.what for args in parsed] == ["stage1", "stage2", "decoding"]
     assert [args.batch for args in parsed] == [16, 4, 16]
-    parsed.append(decoding.build_parser().parse_args(commands[3][1:]))
-    for name, args in zip(("stage1", "stage2", "limits", "decoding"), parsed):
+    for benchmark, command in zip((decoding, training), commands[3:], strict=True):
+        parsed.append(benchmark.build_parser().parse_args(command[1:]))
+    for name, args in zip(("stage1", "stage2", "limits", "decoding", "training"), parsed, strict=True):
         assert (args.layers, args.width, args.intermediate, args.vocabulary) == (32, 4096, 11_008, 32_000)
         assert (args.device, args.dtype, args.json) == ("cuda", "bfloat16", tmp_path / "out" / f"gpu-{name}.json")
     assert parsed[0].frontend_layers == 24 and parsed[0].checkpointing
+    assert (parsed[4].arch, parsed[4].train_modules, parsed[4].utterances) == ("lst_7b", "adapter", 256)
 
 
 def test_another_size_on_a_cpu(tmp_path: Path) -> None:
