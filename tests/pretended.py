@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 aten = torch.ops.aten
 
 DEVICE = "pretended"
-#: PyTorch registers a device that is written in Python since 2.10.
+#: Earlier versions of PyTorch cannot register a device that is written in Python.
 AVAILABLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 
 #: Operators that copy from one device to another.
