@@ -39,6 +39,7 @@ from benchmarks.common import (
     write_json,
 )
 from lst_fairseq.models.decoder import LlmDecoder, left_pad
+from lst_fairseq.models.recorded_steps import Recording
 from lst_fairseq.search import BeamSearchGenerator
 
 Hypotheses = list[tuple[list[int], float]]
@@ -127,6 +128,15 @@ class Task:
         sample = {"net_input": {"src_tokens": self.prefix, "src_lengths": self.lengths}}
         hypotheses = self.generator.generate([self.model], sample)
         return [(beams[0]["tokens"].tolist(), float(beams[0]["score"])) for beams in hypotheses]
+
+    def plugin_step_by_step(self) -> Hypotheses:
+        """The same with no step recorded as a CUDA graph."""
+        decoder = self.model.decoder
+        recording, decoder.recording = decoder.recording, Recording(wanted=False)
+        try:
+            return self.plugin()
+        finally:
+            decoder.recording = recording
 
     def generate(self) -> Hypotheses:
         """transformers' generate."""

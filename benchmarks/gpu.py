@@ -11,7 +11,8 @@ stage1, stage2: updates of the adapter, and of adapter and LLM. Model FLOP utili
 large matrix product measured in the same run. The peak memory of the update stands beside the estimate of
 lst_fairseq.plan for the same batch.
 decoding: the least time that memory bandwidth and peak rate allow for a batch's beam search, over its time: each step
-reads all weights and all keys and values once. Bandwidth is that of a large copy in the same run.
+reads all weights and all keys and values once. Bandwidth is that of a large copy in the same run. The time without
+CUDA graphs stands beside.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from benchmarks.common import (
     add_common_arguments,
     add_llm_arguments,
     device_of,
+    in_turns,
     llama_config,
     timed,
     write_json,
@@ -141,10 +143,11 @@ def decoding(args: Namespace, device: torch.device) -> dict[str, Any]:
     dtype = getattr(torch, args.dtype)
     peak, speed = peak_flops(device, dtype, args.matrix), bandwidth(device, args.copy_mib * 2**20)
     task = Task.build(args, device)
-    timing = Timing()
-    for _ in range(args.repeats + 1):
-        timed(task.plugin, device, timing)
-    timing.seconds = timing.seconds[1:]
+    calls = {"plugin": task.plugin, "step by step": task.plugin_step_by_step}
+    timings, _ = in_turns(calls, args.repeats, device)
+    timing, plain = timings["plugin"], timings["step by step"]
+    recording = task.model.decoder.recording
+    recorded = recording.wanted and not recording.checks
     weights = sum(p.numel() for p in task.llm.parameters()) - task.llm.get_input_embeddings().weight.numel()
     key_values = 2 * args.layers * args.width * args.kv_heads // args.heads
     positions = int(task.lengths.sum())
@@ -157,11 +160,14 @@ def decoding(args: Namespace, device: torch.device) -> dict[str, Any]:
     print(
         f"{timing.median:.3f} s; the limits allow {least:.3f} s ({prefill:.3f} s prefill): {least / timing.median:.1%}"
     )
+    print(f"steps recorded as CUDA graphs: {recorded}; step by step it takes {plain.median:.3f} s")
     return {
         "ratio": least / timing.median,
         "peer": "the least that memory bandwidth and peak rate allow",
         "unit": "of the limit",
         "seconds": timing.seconds,
+        "recorded": recorded,
+        "seconds_step_by_step": plain.seconds,
         "limit_seconds": least,
         "prefill_limit_seconds": prefill,
         "bandwidth_gb_s": speed / 1e9,

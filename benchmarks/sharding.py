@@ -49,7 +49,8 @@ from lst_fairseq.models.config import LstModelConfig
 from lst_fairseq.models.deferred import deferred_weights
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.sharding.engine import ShardingSettings, build_mesh, shard
-from lst_fairseq.task import LstTask, LstTaskConfig
+from lst_fairseq.task import LstTask
+from lst_fairseq.task_config import LstTaskConfig
 
 MB = 1e6
 TOLERANCE = 1e-5  # of the losses of both engines

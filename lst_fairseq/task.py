@@ -2,9 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.speech_to_text import SpeechToTextTask
-from omegaconf import II, MISSING
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoTokenizer
 
@@ -26,73 +24,17 @@ from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
 from lst_fairseq.data.sampling import sampled, sampled_sizes
-from lst_fairseq.models.frontends import FRONTENDS, encoder_fingerprint
+from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
 from lst_fairseq.search import BeamSearchGenerator, check_flags
-from lst_fairseq.sharding.config import ShardingConfig
+from lst_fairseq.task_config import MAX_SOURCE_SECONDS, LstTaskConfig
 
 logger = logging.getLogger(__name__)
 
 #: Settings that a checkpoint has with it, so that decoding need not repeat them; the command line goes before.
 REMEMBERED = ("speech_encoder", "llm", "max_source_seconds")
-#: Where neither the command line nor a checkpoint has it.
-MAX_SOURCE_SECONDS = 30.0
-
-
-@dataclass
-class LstTaskConfig(ShardingConfig):
-    """Settings of ``lst_st``."""
-
-    data: str = field(default=MISSING, metadata={"help": "folder of the manifests, SPLIT.tsv"})
-    config_yaml: str = field(
-        default="config.yaml", metadata={"help": "data configuration in that folder (may be missing)"}
-    )
-    speech_encoder: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "speech frontend: a directory (as save_pretrained writes it), the id of a model in the local "
-            f"Hugging Face cache, or a fairseq .pt file; kinds: {', '.join(sorted(FRONTENDS))}"
-        },
-    )
-    llm: Optional[str] = field(
-        default=None,
-        metadata={"help": "LLM and its tokenizer: a directory, or the id of a model in the local Hugging Face cache"},
-    )
-    prompt: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "template with {speech} and, if wanted, {instruction}, {src_lang}, {tgt_lang}; or `chat`, for the "
-            f"tokenizer's chat template (default: `prompt` of the data config, or {LST_TEMPLATE!r})"
-        },
-    )
-    source_lang: Optional[str] = field(
-        default=None, metadata={"help": "language code for {src_lang} (default: source_lang of the data config, or en)"}
-    )
-    target_lang: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "language code for {tgt_lang} where the manifest has none (default: target_lang of the data config)"
-        },
-    )
-    max_source_seconds: Optional[float] = field(
-        default=None,
-        metadata={"help": f"leave out longer training segments (default: a checkpoint's, or {MAX_SOURCE_SECONDS:g})"},
-    )
-    min_source_seconds: float = field(default=0.1, metadata={"help": "leave out shorter training segments"})
-    max_target_positions: int = field(default=1024, metadata={"help": "most tokens that decoding makes"})
-    skip_bad_audio: bool = field(
-        default=False, metadata={"help": "leave out and count segments whose audio is missing or broken"}
-    )
-    cache_features: Optional[str] = field(
-        default=None,
-        metadata={
-            "help": "folder to keep the frozen frontend's features in (fp16): each segment is encoded once, and not in "
-            "every epoch; 0.37 GB an hour of speech at 1,024 dimensions"
-        },
-    )
-    seed: int = II("common.seed")
 
 
 @register_task("lst_st", dataclass=LstTaskConfig)
@@ -326,6 +268,9 @@ class LstTask(SpeechToTextTask):
     ) -> Any:
         """fairseq's generator. ``--max-len-a`` counts tokens per second of speech (fairseq would count samples)."""
         check_flags(args)
+        if self.cfg.no_cuda_graphs:
+            for model in models:
+                model.decoder.recording.wanted = False
         if getattr(args, "max_len_a", 0):
             args = type(args)(**vars(args)) if not hasattr(args, "copy") else args.copy()
             args.max_len_a = args.max_len_a / SAMPLE_RATE

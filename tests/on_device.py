@@ -5,6 +5,8 @@ Run by tests/test_devices.py in a process of its own, in which the device is the
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import AutoModelForCausalLM
 import lst_fairseq
 from benchmarks.decoding import Task, build_parser
 from lst_fairseq.data import feature_cache
+from lst_fairseq.models import recorded_steps
 from lst_fairseq.models.adapters import ADAPTERS
 from lst_fairseq.search import BeamSearchGenerator
 from tests import pretended
@@ -142,15 +145,38 @@ def test_hypotheses_are_those_of_the_cpu(family: str) -> None:
     assert [score for _, score in got] == pytest.approx([score for _, score in expected], abs=1e-5)
 
 
-def test_a_step_of_beam_search_waits_once() -> None:
+class Rerun:
+    """Stands for a graph where there is none: each replay runs the step, on the memory that a graph would use."""
+
+    replays = 0
+
+    def __init__(self, run: Callable[[], torch.Tensor], device: torch.device):
+        assert device.type == DEVICE
+        self.run = run
+
+    def replay(self) -> None:
+        Rerun.replays += 1
+        self.output = self.run()
+
+    @staticmethod
+    @contextmanager
+    def waits() -> Iterator[list[str]]:
+        yield []
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_step_of_beam_search_waits_once(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """For the ends of sentences, of which fairseq, too, asks each step."""
-    counts = []
+    if recorded:
+        monkeypatch.setitem(recorded_steps.GRAPHS, DEVICE, Rerun)
+    counts, before = [], Rerun.replays
     with pretended.device() as waits:
-        for tokens in (6, 10):
+        for tokens in (8, 12):
             waits.clear()
             search("llama 2", DEVICE, tokens)
             counts.append(by_plugin(waits))
     assert counts[1] - counts[0] == 4
+    assert Rerun.replays - before == recorded * (6 + 10)  # neither the prefix nor the first token
 
 
 def test_generation_with_the_tasks_generator(corpus: Path, backbones: dict[str, str]) -> None:

@@ -5,7 +5,8 @@
 
 A beam's hypothesis is a path through the steps' slots. The search reorders who sees which slot, and never the keys and
 values themselves; the beams of a sentence attend to its buffer together, in one product. Slots that no beam sees any
-more are given up from time to time.
+more are given up from time to time. While the buffers are static, for steps that are recorded (``recorded_steps.py``),
+nothing moves: they are attended to as a whole, and a sentence that ends leaves its rows behind.
 
 ``FannedOutCache`` keeps a copy of the prefix for each beam, for LLMs whose attention is not transformers' exchangeable
 one. Both give the same scores.
@@ -33,6 +34,8 @@ ROOM = 32
 INTERVAL = 16
 #: Keys are attended to in multiples of this number: PyTorch's fused attention on GPUs copies a mask of another size.
 ALIGNMENT = 16
+#: Static buffers are given up when this many times fewer sentences are left: the rest is computed for nothing.
+SPARSE = 4
 
 
 class CannotSharePrefix(RuntimeError):
@@ -88,6 +91,8 @@ class SharedPrefixCache:
         keys, values: of each layer, [S, G, P + room, D].
         sees: bool [S, beam, N], whose hypothesis goes through which of the N slots behind the prefix.
         times: LongTensor [S, N], the step at which each slot was written.
+        is_static: whether all that a step of a token reads and writes stays where it is, for as many sentences as there
+            were when it became so.
     """
 
     def __init__(
@@ -108,6 +113,10 @@ class SharedPrefixCache:
             for buffers, prefix in ((self.keys, layer.keys), (self.values, layer.values)):
                 buffers.append(self._buffer(prefix if packed is None else packed.ending_together(prefix)))
             layer.keys = layer.values = None  # one layer's copy at a time
+        self.is_static = False
+        self._rows = torch.arange(mask.size(0), device=mask.device)  # of each sentence in the buffers
+        self._positions = self.lengths
+        self._slots = self.lengths
         self._penalties: dict[tuple[Any, ...], Tensor] = {}
         self._attended = 0
 
@@ -121,6 +130,8 @@ class SharedPrefixCache:
 
     def arguments(self, n_tokens: int) -> dict[str, Any]:
         """As of :class:`FannedOutCache`; this cache reaches the attention as an argument of its own."""
+        if self.is_static and n_tokens > 1:
+            self._move_together()
         self._make_room(n_tokens * self.beam)
         device = self.mask.device
         steps = torch.arange(self.n_tokens, self.n_tokens + n_tokens, device=device)
@@ -129,17 +140,54 @@ class SharedPrefixCache:
         times = steps.repeat_interleave(self.beam).expand(self.mask.size(0), -1)
         self.times = torch.cat([self.times, times], dim=1)
         self.n_tokens += n_tokens
-        self._penalties.clear()
-        positions = (self.lengths[:, None, None] + steps).expand(-1, self.beam, -1).flatten(0, 1)
-        return {"use_cache": False, "position_ids": positions, "shared_prefix": self}
+        positions = self._last_positions(n_tokens)
+        if self.is_static:
+            self._positions.index_copy_(0, self.static_rows, positions)
+            self._slots.copy_(self._last_slots())
+            for key, penalty in self._penalties.items():
+                penalty.index_copy_(0, self._rows, self._penalty(*key))
+        else:
+            self._positions = positions
+            self._penalties.clear()
+        return {"use_cache": False, "position_ids": self._positions, "shared_prefix": self}
+
+    def make_static(self) -> None:
+        """From now on a step of one token reads and writes the same memory each time."""
+        self.is_static = True
+        self._positions, self._slots = self._last_positions(1).contiguous(), self._last_slots()
+        self._penalties = {}
+
+    @property
+    def static_rows(self) -> Tensor:
+        """LongTensor [R]: where the beams that are left stand among those that the static memory has."""
+        return (self._rows.unsqueeze(1) * self.beam + torch.arange(self.beam, device=self._rows.device)).flatten()
+
+    def _last_positions(self, n_tokens: int) -> Tensor:
+        steps = torch.arange(self.n_tokens - n_tokens, self.n_tokens, device=self.mask.device)
+        return (self.lengths[:, None, None] + steps).expand(-1, self.beam, -1).flatten(0, 1)
+
+    def _last_slots(self) -> Tensor:
+        end = self.mask.size(1) + self.times.size(1)
+        return torch.arange(end - self.beam, end, device=self.mask.device)
+
+    def _move_together(self) -> None:
+        """Keep the buffers' rows of the sentences that are left."""
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):
+                buffers[layer] = buffer.index_select(0, self._rows)
+        self._rows = torch.arange(len(self._rows), device=self._rows.device)
+        self.is_static = False
 
     def _make_room(self, n_slots: int) -> None:
         """Before that many slots are added, give up those that no beam sees, and grow where there is too little room.
 
-        It asks how many are left, the only time that a GPU is waited for, once in ``INTERVAL`` steps.
+        It asks how many are left, the only time that a GPU is waited for, once in ``INTERVAL`` steps, or where the
+        buffers are static and attended to as a whole, when they are full.
         """
-        if self.times.size(1) + n_slots <= min(self.room, self.due):
+        if self.times.size(1) + n_slots <= (self.room if self.is_static else min(self.room, self.due)):
             return
+        if len(self._rows) < len(self.keys[0]):
+            self._move_together()
         live = self.sees.any(dim=1)
         n_live = int(live.sum(dim=1).max())
         order = live.long().argsort(dim=1, descending=True, stable=True)[:, :n_live]
@@ -149,6 +197,7 @@ class SharedPrefixCache:
         grows = n_live + n_slots > self.room
         while n_live + n_slots > self.room:
             self.room *= 2
+            self.is_static = False
         size = self.mask.size(1)
         for buffers in (self.keys, self.values):
             for layer, buffer in enumerate(buffers):
@@ -162,9 +211,9 @@ class SharedPrefixCache:
         """As of :class:`FannedOutCache`."""
         if order.numel() < self.mask.size(0) * self.beam:
             sentences = order[:: self.beam].div(self.beam, rounding_mode="floor")
-            for buffers in (self.keys, self.values):
-                for layer, buffer in enumerate(buffers):
-                    buffers[layer] = buffer.index_select(0, sentences)
+            self._rows = self._rows.index_select(0, sentences)
+            if not self.is_static or len(sentences) * SPARSE <= len(self.keys[0]):
+                self._move_together()
             self.mask = self.mask.index_select(0, sentences)
             self.lengths = self.lengths.index_select(0, sentences)
             self.times = self.times.index_select(0, sentences)
@@ -193,10 +242,18 @@ class SharedPrefixCache:
         end = self.mask.size(1) + self.times.size(1)
         for buffers, new in ((self.keys, key), (self.values, value)):
             n_tokens = new.size(2)
-            slots = buffers[layer][:, :, end - n_tokens * self.beam : end].unflatten(2, (n_tokens, self.beam))
-            slots.copy_(new.unflatten(0, (-1, self.beam)).permute(0, 2, 3, 1, 4))
-        end = _aligned(end)
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+            by_slot = new.unflatten(0, (-1, self.beam)).permute(0, 2, 3, 1, 4)
+            if self.is_static:
+                buffers[layer].index_copy_(2, self._slots, by_slot.squeeze(2))
+            else:
+                slots = buffers[layer][:, :, end - n_tokens * self.beam : end]
+                slots.unflatten(2, (n_tokens, self.beam)).copy_(by_slot)
+        return self.keys[layer][:, :, : self._extent], self.values[layer][:, :, : self._extent]
+
+    @property
+    def _extent(self) -> int:
+        """The number of keys that are attended to, seen and unseen."""
+        return self.keys[0].size(2) if self.is_static else _aligned(self.mask.size(1) + self.times.size(1))
 
     def penalty(self, window: int | None, n_queries: int, per_group: int, dtype: torch.dtype) -> Tensor:
         """Which keys the last tokens of each beam see: 0 or -inf, to be added to scores.
@@ -212,21 +269,24 @@ class SharedPrefixCache:
         """
         key = (window, n_queries, per_group, dtype)
         if key not in self._penalties:
-            size = self.mask.size(1)
-            query = torch.arange(self.n_tokens - n_queries, self.n_tokens, device=self.mask.device).unsqueeze(1)
-            # The prefixes end at the same place, so that the distance to a key is the same in each row.
-            prefix_distance = query + size - torch.arange(size, device=self.mask.device)
-            own_distance = (query - self.times.unsqueeze(1)).unsqueeze(1)  # [S, 1, T, N]
-            prefix = self.mask[:, None, None].expand(-1, self.beam, n_queries, -1)
-            own = self.sees.unsqueeze(2) & (own_distance >= 0)
-            if window is not None:
-                prefix, own = prefix & (prefix_distance < window), own & (own_distance < window)
-            seen = torch.cat([prefix, own], dim=3)
-            seen = F.pad(seen, (0, _aligned(seen.size(3)) - seen.size(3)))
-            seen = seen.unsqueeze(2).expand(-1, -1, per_group, -1, -1).flatten(1, 3).unsqueeze(1)
-            zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            self._penalties[key] = zeros.masked_fill(~seen, -torch.inf)
+            self._penalties[key] = self._penalty(*key)
         return self._penalties[key]
+
+    def _penalty(self, window: int | None, n_queries: int, per_group: int, dtype: torch.dtype) -> Tensor:
+        size = self.mask.size(1)
+        query = torch.arange(self.n_tokens - n_queries, self.n_tokens, device=self.mask.device).unsqueeze(1)
+        # The prefixes end at the same place, so that the distance to a key is the same in each row.
+        prefix_distance = query + size - torch.arange(size, device=self.mask.device)
+        own_distance = (query - self.times.unsqueeze(1)).unsqueeze(1)  # [S, 1, T, N]
+        prefix = self.mask[:, None, None].expand(-1, self.beam, n_queries, -1)
+        own = self.sees.unsqueeze(2) & (own_distance >= 0)
+        if window is not None:
+            prefix, own = prefix & (prefix_distance < window), own & (own_distance < window)
+        seen = torch.cat([prefix, own], dim=3)
+        seen = F.pad(seen, (0, self._extent - seen.size(3)))
+        seen = seen.unsqueeze(2).expand(-1, -1, per_group, -1, -1).flatten(1, 3).unsqueeze(1)
+        zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return zeros.masked_fill(~seen, -torch.inf)
 
 
 def _aligned(size: int) -> int:

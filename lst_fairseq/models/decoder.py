@@ -1,6 +1,7 @@
 """The LLM as a fairseq decoder: prompt, speech, then the target, with the prefix computed once a sentence."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from lst_fairseq.models.beam_cache import (
 from lst_fairseq.models.linears import PackedLinears
 from lst_fairseq.models.llm import cache_argument, check_llm, position_limit
 from lst_fairseq.models.packing import ATTENTION, PackedRows, packs
+from lst_fairseq.models.recorded_steps import RecordedSteps, Recording, graph_type
 
 
 def left_pad(content: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,6 +56,9 @@ class LlmDecoder(FairseqIncrementalDecoder):
         max_speech: LLM positions of the longest speech that decoding must leave room for.
         max_prompt: positions of the longest prompt, likewise.
 
+    Attributes:
+        recording: whether steps of beam search on a GPU are recorded and replayed.
+
     Raises:
         ValueError: the LLM cannot serve (:func:`check_llm`).
     """
@@ -67,6 +72,7 @@ class LlmDecoder(FairseqIncrementalDecoder):
         self.cache_argument = cache_argument(self.llm_arguments)
         self.shares_prefixes = shares_prefixes(llm, self.llm_arguments)
         self.packs = packs(llm, self.llm_arguments)
+        self.recording = Recording()
         self.llm_positions = position_limit(llm.config)
         self.max_speech = max_speech
         self.max_prompt = max_prompt
@@ -234,10 +240,21 @@ class LlmDecoder(FairseqIncrementalDecoder):
 
     def _next(self, tokens: Tensor, state: dict[str, Any]) -> Tensor:
         """Logits [R, 1, V] after the tokens [R, T] that come next."""
-        inputs = self.llm.get_input_embeddings()(tokens)
+        if state["recorded"] is not None:
+            return state["recorded"](tokens)
         cache: FannedOutCache | SharedPrefixCache = state["cache"]
-        with cache.attention(), state["linears"]:
-            return self._logits(inputs, 1, **cache.arguments(tokens.size(1)))
+        return self._run(cache, state["linears"], tokens, cache.arguments(tokens.size(1)))
+
+    def _run(
+        self,
+        cache: FannedOutCache | SharedPrefixCache,
+        linears: PackedLinears,
+        tokens: Tensor,
+        arguments: dict[str, Any],
+    ) -> Tensor:
+        inputs = self.llm.get_input_embeddings()(tokens)
+        with cache.attention(), linears:
+            return self._logits(inputs, 1, **arguments)
 
     def _prefill(self, encoder_out: dict[str, Tensor], state: dict[str, Any]) -> Tensor:
         """Run the prefix once a sentence, for all of the sentence's beams."""
@@ -259,10 +276,15 @@ class LlmDecoder(FairseqIncrementalDecoder):
             with linears:
                 logits = self._packed_logits(packed, content, last, cache, use_cache=True).unsqueeze(1)
             mask = packed.content_ending_together
-        state["cache"] = (
-            SharedPrefixCache(self.llm, cache, mask, beam, packed) if share else FannedOutCache(cache, mask, row)
-        )
-        state["seen"] = 1
+        state["seen"], state["recorded"] = 1, None
+        if share:
+            state["cache"] = SharedPrefixCache(self.llm, cache, mask, beam, packed)
+            graph = graph_type(self.llm, mask.device)
+            if graph is not None and self.recording.wanted and not torch.is_grad_enabled():
+                run = partial(self._run, state["cache"], linears)
+                state["recorded"] = RecordedSteps(run, state["cache"], self.recording, graph)
+        else:
+            state["cache"] = FannedOutCache(cache, mask, row)
         return logits[row]
 
     def reorder_incremental_state(self, incremental_state: dict[str, Any], new_order: Tensor) -> dict[str, Any]:

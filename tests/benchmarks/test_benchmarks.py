@@ -13,6 +13,8 @@ from benchmarks import authors_way, decoding, features, gpu, growth, host_memory
 from benchmarks.common import PeakMemory, Timing, ratios
 from benchmarks.growth import Curve, Point
 from benchmarks.model import Training, batch, lst_model
+from lst_fairseq.models import recorded_steps
+from tests.replay import RecordedGraph
 
 LLM = "--layers 2 --width 32 --heads 4 --kv-heads 2 --intermediate 48 --vocabulary 97".split()
 FRONTEND = "--frontend-layers 1 --frontend-width 32 --frontend-heads 2 --adapter-channels 16".split()
@@ -124,11 +126,15 @@ def test_arithmetic_of_a_row() -> None:
     assert counts["stage2"] - counts["stage1"] == pytest.approx(gradients, rel=0.02)
 
 
-def test_decoding_against_the_limits(tmp_path: Path) -> None:
-    sizes = "--batch 2 --prefix 8 --tokens 4 --matrix 64 --copy-mib 1 --repeats 1".split()
+@pytest.mark.parametrize("recorded", [False, True])
+def test_decoding_against_the_limits(recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if recorded:
+        monkeypatch.setitem(recorded_steps.GRAPHS, "cpu", RecordedGraph)
+    sizes = "--batch 2 --prefix 8 --tokens 5 --matrix 64 --copy-mib 1 --repeats 1".split()
     result = run(gpu, tmp_path, "decoding", *TINY, *sizes)
     assert result["limit_seconds"] > result["prefill_limit_seconds"] > 0
     assert result["ratio"] == pytest.approx(result["limit_seconds"] / result["seconds"][0])
+    assert result["recorded"] is recorded and len(result["seconds_step_by_step"]) == 1
 
 
 def test_bf16_updates_are_not_lost() -> None:
