@@ -185,7 +185,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=16, help="sentences (16)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each sentence's speech in training (10)")
     parser.add_argument("--target-tokens", type=int, default=40, help="of each target in training (40)")
-    parser.add_argument("--no-checkpointing", dest="checkpointing", action="store_false", help="keep all activations")
+    parser.add_argument(
+        "--checkpointing",
+        action=argparse.BooleanOptionalAction,
+        help="compute the LLM's activations again in the backward pass (as lst_7b: in stage2, not in stage1)",
+    )
     parser.add_argument("--prefix", type=int, default=150, help="positions of the longest prefix in decoding (150)")
     parser.add_argument("--tokens", type=int, default=40, help="of each hypothesis in decoding (40)")
     parser.add_argument("--beam", type=int, default=4)
@@ -197,12 +201,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    if args.checkpointing is None:
+        args.checkpointing = args.what == "stage2"
     device = device_of(args)
     started = time.perf_counter()
     size = f"{args.layers} x {args.width}, {args.dtype}, batch {args.batch}"
+    update = f"LLM {size} x {args.seconds:g} s, activations {'recomputed' if args.checkpointing else 'kept'}"
     titles = {
-        "stage1": f"Model FLOP utilisation of stage 1, LLM {size} x {args.seconds:g} s",
-        "stage2": f"Model FLOP utilisation of stage 2, LLM {size} x {args.seconds:g} s",
+        "stage1": f"Model FLOP utilisation of stage 1, {update}",
+        "stage2": f"Model FLOP utilisation of stage 2, {update}",
         "decoding": f"Beam {args.beam} against the machine's limits, LLM {size}",
     }
     try:

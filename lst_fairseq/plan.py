@@ -24,7 +24,14 @@ from lst_fairseq.cli import positive
 from lst_fairseq.memory import ADAM_STATES, ATTENTION, PACKED_ATTENTION, Batch, estimates
 from lst_fairseq.models.adapters import build_adapter
 from lst_fairseq.models.checkpoint import MODULES, RECORD_KEY, CheckpointRecord, module_of
-from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
+from lst_fairseq.models.config import (
+    ARCHITECTURES,
+    LstModelConfig,
+    apply_architecture,
+    architecture,
+    check_llm_dtype,
+    train_modules,
+)
 from lst_fairseq.models.decoder import LlmDecoder
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FRONTENDS
@@ -139,7 +146,9 @@ def plan(args: Namespace) -> dict[str, Any]:
     Raises:
         ValueError: a setting is not valid, or a backbone is needed and not given.
     """
+    asked = args.llm_gradient_checkpointing
     apply_architecture(args, args.arch)
+    brought = not asked and "llm_gradient_checkpointing" in architecture(args, args.arch)
     model = build_empty(args, _llm_config(args), _frontend_settings(args))
     parameters, trained = Counter(dict.fromkeys(MODULES, 0)), Counter(dict.fromkeys(MODULES, 0))
     for name, parameter in model.named_parameters():
@@ -173,7 +182,7 @@ def plan(args: Namespace) -> dict[str, Any]:
         "estimates": [
             {**asdict(estimate), "total": estimate.total, "fits": estimate.total <= usable} for estimate in found
         ],
-        "cheapest": cheapest(model, batch, args.gpus, usable),
+        "cheapest": cheapest(model, batch, args.gpus, usable, brought),
     }
 
 

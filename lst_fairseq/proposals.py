@@ -17,7 +17,7 @@ class Setting:
     checkpointing: bool
     rows: int
 
-    def flags(self, update_freq: int) -> str:
+    def flags(self, update_freq: int, brought: bool = False) -> str:
         """As fairseq-train takes them; ``update_freq`` times the wanted rows keep the global batch as it was."""
         words = ["--bf16", "--ddp-backend", "fully_sharded" if self.sharding else "legacy_ddp"]
         if self.sharding:
@@ -28,6 +28,7 @@ class Setting:
             }
             words += [flag for flag, wanted in given.items() if wanted]
         words += ["--llm-gradient-checkpointing"] if self.checkpointing else []
+        words += ["--no-llm-gradient-checkpointing"] if brought and not self.checkpointing else []
         return " ".join([*words, "--batch-size", str(self.rows), "--update-freq", str(update_freq)])
 
 
@@ -44,7 +45,7 @@ def settings(rows: int, gpus: int, checkpointing: bool) -> Iterator[Setting]:
         yield Setting(Sharding(frozen=True, offload=True), True, fewer)
 
 
-def cheapest(model: LstModel, batch: Batch, gpus: int, usable: float) -> dict[str, Any] | None:
+def cheapest(model: LstModel, batch: Batch, gpus: int, usable: float, brought: bool = False) -> dict[str, Any] | None:
     """The first setting that fits, its flags and the bytes that a GPU needs with it; None if none does.
 
     Args:
@@ -52,12 +53,13 @@ def cheapest(model: LstModel, batch: Batch, gpus: int, usable: float) -> dict[st
         batch: what one update takes on a GPU; smaller batches are added up to it.
         gpus: number of GPUs.
         usable: bytes of each.
+        brought: gradient checkpointing is only the architecture's default, so that doing without is looked at, too.
     """
     blocks = llm_blocks(model.decoder.llm)
     given = [block.gradient_checkpointing for block in blocks]
     peaks: dict[tuple[bool, int], int] = {}
     try:
-        for setting in settings(batch.rows, gpus, all(given)):
+        for setting in settings(batch.rows, gpus, all(given) and not brought):
             key = setting.checkpointing, setting.rows
             states = _states(model, setting.sharding, gpus)
             if states > usable:
@@ -67,7 +69,7 @@ def cheapest(model: LstModel, batch: Batch, gpus: int, usable: float) -> dict[st
                 peaks[key] = activations(model, replace(batch, rows=setting.rows)).peak
             if states + peaks[key] <= usable:
                 return {
-                    "flags": setting.flags(-(-batch.rows // setting.rows)),
+                    "flags": setting.flags(-(-batch.rows // setting.rows), brought),
                     "total": states + peaks[key],
                     "sharding": asdict(setting.sharding) if setting.sharding else None,
                     "gradient_checkpointing": setting.checkpointing,

@@ -37,18 +37,26 @@ def test_what_is_registered():
     ],
 )
 def test_an_architecture_sets_what_the_user_does_not(arch, channels, norm, checkpointing):
-    model = Namespace()
-    ARCH_CONFIG_REGISTRY[arch](model)
-    assert (model.adapter, model.adapter_kernel_sizes, model.adapter_channels) == ("conv", "3,3", channels)
-    assert (model.adapter_norm, getattr(model, "llm_gradient_checkpointing", None)) == (norm, checkpointing)
+    for modules, recomputed in (("adapter", None), ("adapter,llm", checkpointing), ("adapter,lora", checkpointing)):
+        model = Namespace(train_modules=modules)
+        ARCH_CONFIG_REGISTRY[arch](model)
+        assert (model.adapter, model.adapter_kernel_sizes, model.adapter_channels) == ("conv", "3,3", channels)
+        assert (model.adapter_norm, getattr(model, "llm_gradient_checkpointing", None)) == (norm, recomputed)
     model = Namespace(adapter_channels=7, bf16=True, tpu=True)
     ARCH_CONFIG_REGISTRY[arch](model)
     assert model.adapter_channels == 7 and not model.tpu
 
 
 def test_an_architecture_on_the_command_line(corpus, backbones):
-    model = parse_train(train_arguments(corpus, backbones, arch="lst_7b", adapter_channels=7)).model
-    assert (model.adapter_channels, model.adapter_norm, model.llm_gradient_checkpointing) == (7, "none", True)
+    settings = {"arch": "lst_7b", "adapter_channels": 7}
+    model = parse_train(train_arguments(corpus, backbones, **settings)).model
+    assert (model.adapter_channels, model.adapter_norm, model.llm_gradient_checkpointing) == (7, "none", None)
+    settings["train_modules"] = "adapter,llm"
+    assert parse_train(train_arguments(corpus, backbones, **settings)).model.llm_gradient_checkpointing is True
+    off = train_arguments(corpus, backbones, "--no-llm-gradient-checkpointing", **settings)
+    assert parse_train(off).model.llm_gradient_checkpointing is False
+    with pytest.raises(ValueError, match="and --no-llm-gradient-checkpointing: give one of the two"):
+        parse_train([*off, "--llm-gradient-checkpointing"])
 
 
 def import_with(fairseq: str, folder: Path) -> str:

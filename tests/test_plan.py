@@ -284,6 +284,8 @@ def test_the_cheapest_setting_that_fits(backbones, capsys):
     assert "--cpu-offload" in seen[-1] and len(seen) == len(set(seen)) > 2
     order = [s.flags(-(-2 // s.rows)) for s in proposals.settings(2, 4, checkpointing=False)]
     assert [order.index(flags) for flags in seen] == sorted(order.index(flags) for flags in seen)
+    (whole, *_) = (s.flags(1, brought=True) for s in proposals.settings(2, 4, checkpointing=False))
+    assert whole == "--bf16 --ddp-backend legacy_ddp --no-llm-gradient-checkpointing --batch-size 2 --update-freq 1"
     for memory_gib, said in ((80, "cheapest that fits, 0."), (1e-6, "nothing fits, whatever the setting")):
         assert plan.main([*flags, "--gpu-memory", str(memory_gib)]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith(said)

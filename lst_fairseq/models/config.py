@@ -13,7 +13,8 @@ TRAINABLE = ("frontend", "adapter", "lora", "llm")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 #: What an architecture sets where the user sets nothing. The paper's are lst_7b and lst_13b: the sizes of frontend and
-#: LLM come with their directories, so that the two differ in nothing else.
+#: LLM come with their directories, so that the two differ in nothing else. Activations are computed again where the LLM
+#: is trained, in full or by LoRA.
 PAPER = {"adapter": "conv", "adapter_kernel_sizes": "3,3", "adapter_channels": 1024, "adapter_norm": "none"}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "lst": {**PAPER, "adapter_norm": "embedding"},
@@ -78,7 +79,17 @@ class LstModelConfig(FairseqDataclass):
     # --- LLM
     llm_gradient_checkpointing: Optional[bool] = field(
         default=None,
-        metadata={"help": "recompute the LLM's activations in the backward pass (default of lst_7b and lst_13b)"},
+        metadata={
+            "help": "recompute the LLM's activations in the backward pass (default of lst_7b and lst_13b where `llm` "
+            "or `lora` is trained)"
+        },
+    )
+    no_llm_gradient_checkpointing: bool = field(
+        default=False,
+        metadata={
+            "help": "keep the LLM's activations in lst_7b and lst_13b, too: a quarter less to compute, where memory "
+            "allows (python -m lst_fairseq.plan)"
+        },
     )
     llm_dtype: str = field(
         default="float32",
@@ -111,9 +122,21 @@ def check_llm_dtype(dtype: str, trained: list[str]) -> None:
         )
 
 
+def architecture(cfg: Any, name: str) -> dict[str, Any]:
+    """What an architecture sets for what ``cfg`` trains."""
+    settings = dict(ARCHITECTURES[name])
+    if not {"llm", "lora"} & set((getattr(cfg, "train_modules", None) or "").split(",")):
+        settings.pop("llm_gradient_checkpointing", None)
+    return settings
+
+
 def apply_architecture(cfg: Any, name: str) -> None:
     """Fill in an architecture's settings where ``cfg`` (Namespace or DictConfig) has none."""
-    for key, value in ARCHITECTURES[name].items():
+    if getattr(cfg, "no_llm_gradient_checkpointing", False):
+        if getattr(cfg, "llm_gradient_checkpointing", None):
+            raise ValueError("--llm-gradient-checkpointing and --no-llm-gradient-checkpointing: give one of the two")
+        cfg.llm_gradient_checkpointing = False
+    for key, value in architecture(cfg, name).items():
         if getattr(cfg, key, None) is None:
             setattr(cfg, key, value)
 

@@ -111,6 +111,8 @@ def test_utilisation_and_memory_of_a_stage(what: str, dtype: str, tmp_path: Path
         result["update_tflop"] / result["update_seconds"] / result["peak_tflops"], rel=1e-6
     )
     assert result["planned_bytes"] > 0 and result["peak_over_planned"] > 0
+    assert result["settings"]["checkpointing"] is (what == "stage2")
+    assert result["title"].endswith("recomputed" if what == "stage2" else "kept")
 
 
 def test_arithmetic_of_a_row() -> None:

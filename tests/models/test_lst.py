@@ -229,7 +229,7 @@ def test_gradient_checkpointing(modules: str, corpus: Path, backbones: dict[str,
     loss_function, model, sample = prepared(corpus, backbones, **settings)
     expected_loss, _, _ = loss_function(model.train(), sample)
     expected = gradients(model, expected_loss)
-    _, saving, _ = prepared(corpus, backbones, arch="lst_7b", **settings)
+    _, saving, _ = prepared(corpus, backbones, "--llm-gradient-checkpointing", **settings)
     runs = []
     for module in saving.decoder.llm.modules():
         if isinstance(module, GradientCheckpointingLayer):
@@ -245,8 +245,8 @@ def test_gradient_checkpointing(modules: str, corpus: Path, backbones: dict[str,
 def test_a_frozen_llm_has_no_dropout(corpus: Path, backbones: dict[str, str], tmp_path: Path) -> None:
     """With and without gradient checkpointing, whose layers must be in training mode."""
     save_llama(tmp_path, attention_dropout=0.5)
-    for arch in ("lst_tiny", "lst_7b"):
-        loss_function, model, sample = prepared(corpus, {**backbones, "llama": str(tmp_path)}, arch=arch)
+    for flags in ([], ["--llm-gradient-checkpointing"]):
+        loss_function, model, sample = prepared(corpus, {**backbones, "llama": str(tmp_path)}, *flags)
         in_eval, _, _ = loss_function(model.eval(), sample)
         in_training, _, _ = loss_function(model.train(), sample)
         assert torch.equal(in_eval, in_training)
