@@ -1,14 +1,34 @@
 """LST: speech translation with a speech frontend, an adapter and a large language model, as a fairseq plugin.
 
 Importing the package (which ``--user-dir lst_fairseq`` does) registers the task ``lst_st``, the model ``lst`` with its
-architectures and the criterion ``lst_cross_entropy``, and applies the few repairs of fairseq listed in ``patches.py``.
+architectures and the criterion ``lst_cross_entropy``, and applies the few repairs of fairseq listed in ``patches.py``;
+all but in a few programs of this project's own, ``LIGHT_PROGRAMS``.
 
 The system: "Tuning Large Language Model for End-to-end Speech Translation" (arXiv 2310.02050).
 """
 
 import logging
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+#: Programs that work on files alone, or call :func:`register` themselves once their arguments are right. They start in
+#: less than a second; fairseq, torch and transformers take some ten to import.
+LIGHT_PROGRAMS = {
+    "check_manifest.py",
+    "compare.py",
+    "lst-translate",
+    "prep_covost.py",
+    "prep_librispeech.py",
+    "prep_mustc.py",
+    "report.py",
+    "results_table.py",
+    "score.py",
+    "select_manifest.py",
+    "study.py",
+    "text_manifest.py",
+}
 
 
 def _require_fairseq() -> None:
@@ -26,17 +46,33 @@ def _require_fairseq() -> None:
         raise ImportError(f"lst_fairseq needs fairseq >= 0.12.2 and found {found}: {remedy}")
 
 
-_require_fairseq()
+def register() -> None:
+    """Register task, model and criterion with fairseq, and repair fairseq; once, however often it is called."""
+    global _registered
+    if _registered:
+        return
+    _registered = True
+    _require_fairseq()
+    from lst_fairseq import patches
 
-from lst_fairseq import patches  # noqa: E402
+    patches.apply()
+    from lst_fairseq import export, task  # noqa: F401
+    from lst_fairseq.criterions import lst_cross_entropy  # noqa: F401
+    from lst_fairseq.models import lst  # noqa: F401
+    from lst_fairseq.sharding import states
+    from lst_fairseq.sharding.install import install
 
-patches.apply()
+    patches.read_directories(export.read_export, states.assemble)
+    install()
 
-from lst_fairseq import export, task  # noqa: E402, F401
-from lst_fairseq.criterions import lst_cross_entropy  # noqa: E402, F401
-from lst_fairseq.models import lst  # noqa: E402, F401
-from lst_fairseq.sharding import states  # noqa: E402
-from lst_fairseq.sharding.install import install  # noqa: E402
 
-patches.read_directories(export.read_export, states.assemble)
-install()
+def _is_light() -> bool:
+    """Whether the running program is one of ``LIGHT_PROGRAMS``, and not another of the same name."""
+    program = Path(sys.argv[0] if sys.argv else "")
+    scripts = Path(__file__).resolve().parents[1] / "scripts"
+    return program.name in LIGHT_PROGRAMS and (program.suffix == "" or program.resolve().parent == scripts)
+
+
+_registered = False
+if "fairseq" in sys.modules or not _is_light():
+    register()

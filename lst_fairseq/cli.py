@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lst_fairseq import register
+
 EXAMPLES = """examples:
   lst-translate --checkpoint checkpoint_last.pt talk.wav
   lst-translate --checkpoint checkpoint_last.pt --beam 8 --json *.flac > translations.jsonl
@@ -64,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not args.checkpoint or not args.files:
         parser.error("give --checkpoint and at least one FILE (--help shows examples)")
-    # Loads PyTorch models, which a wrong flag need not wait for.
+    # fairseq, PyTorch and transformers take seconds, which a wrong flag need not wait for.
+    register()
     from lst_fairseq.inference import DecodingOptions, Translator
 
     try:

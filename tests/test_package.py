@@ -59,6 +59,41 @@ def test_an_architecture_on_the_command_line(corpus, backbones):
         parse_train([*off, "--llm-gradient-checkpointing"])
 
 
+START_ALL = """
+import runpy, sys
+scripts, *names = sys.argv[1:]
+for name in names:
+    for module in [module for module in sys.modules if module.split(".")[0] == "lst_fairseq"]:
+        del sys.modules[module]
+    sys.argv = [f"{scripts}/{name}" if name.endswith(".py") else name, "--help"]
+    try:
+        if name.endswith(".py"):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        else:
+            from lst_fairseq.cli import main
+            main()
+    except SystemExit as stop:
+        assert not stop.code
+    print("started", name, *({"torch", "fairseq", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_programs_that_need_no_fairseq_do_not_wait_for_it(tmp_path):
+    names = sorted(lst_fairseq.LIGHT_PROGRAMS)
+    command = [sys.executable, "-c", START_ALL, str(REPOSITORY / "scripts"), *names]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    started = [line for line in result.stdout.splitlines() if line.startswith("started")]
+    assert started == [f"started {name}" for name in names]
+
+
+@pytest.mark.parametrize("program", ["score.py", "train.py", "-c", ""])
+def test_any_other_program_that_imports_the_package_registers(program, tmp_path, monkeypatch):
+    """One of the same name in another folder, too."""
+    assert "score.py" in lst_fairseq.LIGHT_PROGRAMS
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / program) if program.endswith(".py") else program])
+    assert not lst_fairseq._is_light()
+
+
 def import_with(fairseq: str, folder: Path) -> str:
     """The last line that ``import lst_fairseq`` ends with where another fairseq comes first on the path."""
     (folder / "fairseq").mkdir()

@@ -115,8 +115,7 @@ class SharedPrefixCache:
             layer.keys = layer.values = None  # one layer's copy at a time
         self.is_static = False
         self._rows = torch.arange(mask.size(0), device=mask.device)  # of each sentence in the buffers
-        self._positions = self.lengths
-        self._slots = self.lengths
+        self._positions = self._slots = self.lengths.new_empty(0)  # of the last tokens
         self._penalties: dict[tuple[Any, ...], Tensor] = {}
         self._attended = 0
 
