@@ -65,7 +65,7 @@ trap finish EXIT
 step() { # TEXT COMMAND...: run one step quietly, with a dot every five seconds; its output goes to the log
     local started=$SECONDS
     printf '  %-48s ' "$1"
-    while sleep 5; do printf .; done &
+    while sleep 5 >/dev/null 2>&1; do printf .; done &
     dots=$!
     if ! "${@:2}" >>"$log" 2>&1; then
         kill "$dots" && dots=

@@ -23,6 +23,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from fairseq_cli import generate, interactive, train, validate
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from lst_fairseq.scoring import read_generated
 from tests.helpers import REPOSITORY, parse_train, train_arguments, write_tsv
@@ -102,11 +103,30 @@ def forget_runs() -> None:
         function.__dict__.pop("best", None)
 
 
+@contextmanager
+def loaders_ended() -> Iterator[None]:
+    """End the workers of data loaders that a run leaves in the middle of an epoch.
+
+    A process that ends takes them with it. Here the garbage collector comes upon them, closes their queues first, and
+    then waits five seconds for each to read from its queue that it may end.
+    """
+    made, begin = [], _MultiProcessingDataLoaderIter.__init__
+
+    def beginning(self: Any, loader: Any) -> None:
+        begin(self, loader)
+        made.append(self)
+
+    with mock.patch.object(_MultiProcessingDataLoaderIter, "__init__", beginning):
+        yield
+    for iterator in made:
+        iterator._shutdown_workers()
+
+
 def run_train(data: Path | str, backbones: Mapping[str, str], folder: Path, **settings: Any) -> Run:
     """fairseq-train in this process, with :func:`train_configuration`."""
     forget_runs()
     run = Run(folder)
-    with recorded(run):
+    with recorded(run), loaders_ended():
         train.main(train_configuration(data, backbones, folder, **settings))
     return run
 
