@@ -69,8 +69,10 @@ def register() -> None:
 def _is_light() -> bool:
     """Whether the running program is one of ``LIGHT_PROGRAMS``, and not another of the same name."""
     program = Path(sys.argv[0] if sys.argv else "")
-    scripts = Path(__file__).resolve().parents[1] / "scripts"
-    return program.name in LIGHT_PROGRAMS and (program.suffix == "" or program.resolve().parent == scripts)
+    own = Path(__file__).parents[1] / "scripts" / program.name
+    return program.name in LIGHT_PROGRAMS and (
+        program.suffix == "" or (own.is_file() and program.is_file() and own.samefile(program))
+    )
 
 
 _registered = False

@@ -3,7 +3,7 @@
 #
 #   bash scripts/test.sh                        # everything
 #   bash scripts/test.sh tests/data -k wav      # some
-#   TEST_WORKERS=8 bash scripts/test.sh         # in 8 processes (2 unless given)
+#   TEST_WORKERS=8 bash scripts/test.sh         # in 8 processes (3 unless given: on two cores, since some tests wait)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 case "${1:-}" in -h | --help) show_help "${BASH_SOURCE[0]}" && exit ;; esac
@@ -16,5 +16,5 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 failed=0
 ruff check . || failed=1
-python -m pytest -n "${TEST_WORKERS:-2}" "$@" || failed=1
+python -m pytest -n "${TEST_WORKERS:-3}" --dist worksteal "$@" || failed=1
 exit "$failed"

@@ -282,6 +282,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "scripts", root / "scripts")
     shutil.copytree(RECIPE, root / "examples" / "mustc")
     shutil.copy(ROOT / "setup.py", root)
+    (root / "lst_fairseq").symlink_to(ROOT / "lst_fairseq")
     for name in ("frontend", "llm"):
         (root / "examples" / "mini" / "backbones" / name).mkdir(parents=True)
     shutil.copy(ROOT / "examples" / "mini" / "settings.env", root / "examples" / "mini")
