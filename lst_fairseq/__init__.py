@@ -51,8 +51,8 @@ def register() -> None:
     global _registered
     if _registered:
         return
-    _registered = True
     _require_fairseq()
+    _registered = True
     from lst_fairseq import patches
 
     patches.apply()

@@ -125,7 +125,8 @@ def check_llm_dtype(dtype: str, trained: list[str]) -> None:
 def architecture(cfg: Any, name: str) -> dict[str, Any]:
     """What an architecture sets for what ``cfg`` trains."""
     settings = dict(ARCHITECTURES[name])
-    if not {"llm", "lora"} & set((getattr(cfg, "train_modules", None) or "").split(",")):
+    trained = {module.strip() for module in (getattr(cfg, "train_modules", None) or "").split(",")}
+    if not trained & {"llm", "lora"}:
         settings.pop("llm_gradient_checkpointing", None)
     return settings
 

@@ -98,7 +98,11 @@ class CudaGraph:
                 yield found
             finally:
                 torch.cuda.set_sync_debug_mode(before)
-        found += [f"{w.filename}:{w.lineno}" for w in caught if "called a synchronizing" in str(w.message)]
+        for warning in caught:
+            if "called a synchronizing" in str(warning.message):
+                found.append(f"{warning.filename}:{warning.lineno}")
+            elif "Synchronization debug mode" not in str(warning.message):  # of which it warns itself
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 #: What records, for each type of device that can.

@@ -1,6 +1,7 @@
 """Steps of beam search that are recorded and replayed: the same hypotheses, and given up where they would not be."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,20 @@ def test_how_pytorch_is_asked_for_a_graph(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ZeroDivisionError):
         CudaGraph(lambda: 1 // 0, device)
     assert made[2].capture_end.call_count == 1 and not cuda.empty_cache.called
+
+
+def test_how_waits_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch warns of them, in a mode that is put back; other warnings go their way."""
+    modes = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.warns(UserWarning, match="of something else") as others, CudaGraph.waits() as found:
+        warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=1)
+        warnings.warn("of something else", stacklevel=1)
+        assert modes == ["warn"]
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert modes == ["warn", 0] and len(others) == 1
+    assert len(found) == 1 and found[0].startswith(f"{__file__}:")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
