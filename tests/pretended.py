@@ -19,6 +19,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.replay import WAITING
+
 aten = torch.ops.aten
 
 DEVICE = "pretended"
@@ -35,16 +37,6 @@ _INDEXING = {
     aten.index_put_.default,
     aten._unsafe_index_put.default,
     aten._index_put_impl_.default,
-}
-#: Operators of which the host has to know a value, or the size of the result.
-_WAITING = {
-    aten._local_scalar_dense.default,
-    aten.equal.default,
-    aten.nonzero.default,
-    aten.masked_select.default,
-    aten.repeat_interleave.Tensor,
-    aten._unique2.default,
-    aten.bincount.default,
 }
 _WAITS: Counter[str] = Counter()
 _TORCH = str(Path(torch.__file__).parent)
@@ -197,7 +189,7 @@ def _waits(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return any(index.dtype == torch.bool or not isinstance(index, OnDevice) for index in found)
     if func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is not None:
         return False
-    return func in _WAITING
+    return func in WAITING
 
 
 def _note_wait() -> None:
