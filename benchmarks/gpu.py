@@ -6,10 +6,10 @@
     python benchmarks/gpu.py decoding --device cuda --dtype bfloat16
     python benchmarks/gpu.py stage1 --layers 2 --width 64 ...      # the same at any size, also on a CPU
 
-stage1, stage2: updates of the adapter, and of adapter and LLM. Model FLOP utilisation is the arithmetic of the update
-(counted by torch in a run of one row without recomputation, times the rows) over its time, over the peak rate of a
-large matrix product measured in the same run. The peak memory of the update stands beside the estimate of
-lst_fairseq.plan for the same batch.
+stage1, stage2: updates of the adapter, and of adapter and LLM, of 128 sentences as in the recipe, in as many batches
+as that takes. Model FLOP utilisation is the arithmetic of the update (counted by torch in a run of one row without
+recomputation, times the rows) over its time, over the peak rate of a large matrix product measured in the same run. The
+peak memory of the update stands beside the estimate of lst_fairseq.plan for the same batch.
 decoding: the least time that memory bandwidth and peak rate allow for a batch's beam search, over its time: each step
 reads all weights and all keys and values once. Bandwidth is that of a large copy in the same run. The time without
 CUDA graphs stands beside.
@@ -52,6 +52,8 @@ from benchmarks.model import (
 from lst_fairseq.memory import Batch, estimates
 from lst_fairseq.plan import GIB, build_empty
 
+#: Of an update, as in the recipe.
+SENTENCES = 128
 STAGES = {"stage1": "adapter", "stage2": "adapter,llm"}
 
 
@@ -116,12 +118,12 @@ def stage(args: Namespace, device: torch.device) -> dict[str, Any]:
         sample = batch(model, [args.seconds] * args.batch, [args.target_tokens] * args.batch)
         timing = Timing()
         for _ in range(args.repeats + 1):  # the first fills Adam's states
-            timed(lambda: training.step(sample), device, timing)
+            timed(lambda: training.step(*[sample] * args.update_freq), device, timing)
         timing.seconds = timing.seconds[1:]
-    flops = args.batch * row_flops(training, args.seconds, args.target_tokens)
+    flops = args.update_freq * args.batch * row_flops(training, args.seconds, args.target_tokens)
     utilisation = flops / timing.median / peak
     print(f"peak {peak / 1e12:.1f} TFLOP/s; an update: {timing.median:.3f} s, {flops / 1e12:.2f} TFLOP")
-    speech = args.batch * args.seconds / timing.median
+    speech = args.update_freq * args.batch * args.seconds / timing.median
     print(f"model FLOP utilisation {utilisation:.1%}; {speech:.0f} s of speech a second")
     print(f"memory {memory.peak / GIB:.2f} GiB at most, planned {planned / GIB:.2f} GiB")
     return {
@@ -183,6 +185,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_llm_arguments(parser, layers=32, width=4096, heads=32, kv_heads=32, intermediate=11_008)
     add_frontend_arguments(parser, frontend_layers=24, frontend_width=1024, frontend_heads=16, adapter_channels=1024)
     parser.add_argument("--batch", type=int, default=16, help="sentences (16)")
+    parser.add_argument(
+        "--update-freq", type=int, metavar="N", help=f"batches of an update (so that it has {SENTENCES} sentences)"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each sentence's speech in training (10)")
     parser.add_argument("--target-tokens", type=int, default=40, help="of each target in training (40)")
     parser.add_argument(
@@ -199,18 +204,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    """The flags, with what follows from others."""
     args = build_parser().parse_args(argv)
     if args.checkpointing is None:
         args.checkpointing = args.what == "stage2"
+    if args.update_freq is None:
+        args.update_freq = max(1, SENTENCES // args.batch)
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     device = device_of(args)
     started = time.perf_counter()
-    size = f"{args.layers} x {args.width}, {args.dtype}, batch {args.batch}"
-    update = f"LLM {size} x {args.seconds:g} s, activations {'recomputed' if args.checkpointing else 'kept'}"
+    size = f"LLM {args.layers} x {args.width}, {args.dtype}"
+    activations = "recomputed" if args.checkpointing else "kept"
+    update = f"{size}, {args.update_freq} x {args.batch} x {args.seconds:g} s an update, activations {activations}"
     titles = {
         "stage1": f"Model FLOP utilisation of stage 1, {update}",
         "stage2": f"Model FLOP utilisation of stage 2, {update}",
-        "decoding": f"Beam {args.beam} against the machine's limits, LLM {size}",
+        "decoding": f"Beam {args.beam} against the machine's limits, {size}, batch {args.batch}",
     }
     try:
         result = decoding(args, device) if args.what == "decoding" else stage(args, device)

@@ -143,12 +143,15 @@ class Training:
         else:
             self.optimizer = FairseqAdam(cfg.optimizer, parameters)
 
-    def step(self, sample: dict[str, Any]) -> Tensor:
-        """One update; the loss, not yet on the host."""
+    def step(self, *samples: dict[str, Any]) -> Tensor:
+        """One update of some batches, whose gradients add up; the last one's loss, not yet on the host."""
         self.optimizer.zero_grad()
-        loss, sample_size, _ = self.criterion(self.model, sample)
-        self.optimizer.backward(loss)
-        self.optimizer.multiply_grads(1 / sample_size)
+        total = 0
+        for sample in samples:
+            loss, sample_size, _ = self.criterion(self.model, sample)
+            self.optimizer.backward(loss)
+            total += sample_size
+        self.optimizer.multiply_grads(1 / total)
         self.optimizer.clip_grad_norm(1.0)
         self.optimizer.step()
         return loss.detach()

@@ -105,13 +105,16 @@ def test_ratios_are_of_medians() -> None:
 @pytest.mark.parametrize("what", ["stage1", "stage2"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_utilisation_and_memory_of_a_stage(what: str, dtype: str, tmp_path: Path) -> None:
-    sizes = f"--batch 2 --seconds 1 --target-tokens 5 --matrix 64 --repeats 1 --dtype {dtype}".split()
+    sizes = f"--batch 2 --update-freq 2 --seconds 1 --target-tokens 5 --matrix 64 --repeats 1 --dtype {dtype}".split()
     result = run(gpu, tmp_path, what, *TINY, *sizes)
     assert result["ratio"] == pytest.approx(
         result["update_tflop"] / result["update_seconds"] / result["peak_tflops"], rel=1e-6
     )
     assert result["planned_bytes"] > 0 and result["peak_over_planned"] > 0
     assert result["settings"]["checkpointing"] is (what == "stage2")
+    args = gpu.parse_args([what, *TINY, *sizes])
+    row = gpu.row_flops(Training(lst_model(args, torch.device("cpu"), gpu.STAGES[what])), 1.0, 5)
+    assert result["update_tflop"] == pytest.approx(2 * 2 * row / 1e12)
     assert result["title"].endswith("recomputed" if what == "stage2" else "kept")
 
 

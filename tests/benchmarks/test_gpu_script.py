@@ -29,7 +29,7 @@ def test_parts_at_the_size_of_lst_7b(tmp_path: Path) -> None:
     result, commands = run_script(tmp_path)
     assert result.returncode == 1 and result.stderr.strip() == "failed: stage2"  # and the parts after it have run
     assert [Path(command[0]).name for command in commands] == ["gpu.py"] * 3 + ["decoding.py", "training.py"]
-    parsed = [gpu.build_parser().parse_args(command[1:]) for command in commands[:3]]
+    parsed = [gpu.parse_args(command[1:]) for command in commands[:3]]
     assert [args.what for args in parsed] == ["stage1", "stage2", "decoding"]
     assert [args.batch for args in parsed] == [16, 4, 16]
     for benchmark, command in zip((decoding, training), commands[3:], strict=True):
@@ -37,7 +37,8 @@ def test_parts_at_the_size_of_lst_7b(tmp_path: Path) -> None:
     for name, args in zip(("stage1", "stage2", "limits", "decoding", "training"), parsed, strict=True):
         assert (args.layers, args.width, args.intermediate, args.vocabulary) == (32, 4096, 11_008, 32_000)
         assert (args.device, args.dtype, args.json) == ("cuda", "bfloat16", tmp_path / "out" / f"gpu-{name}.json")
-    assert parsed[0].frontend_layers == 24 and parsed[0].checkpointing is None  # as the stage has it
+    assert parsed[0].frontend_layers == 24
+    assert [(args.checkpointing, args.update_freq) for args in parsed[:2]] == [(False, 8), (True, 32)]
     assert (parsed[4].arch, parsed[4].train_modules, parsed[4].utterances) == ("lst_7b", "adapter", 256)
 
 
