@@ -90,8 +90,13 @@ def test_programs_that_need_no_fairseq_do_not_wait_for_it(tmp_path):
 def test_any_other_program_that_imports_the_package_registers(program, tmp_path, monkeypatch):
     """One of the same name in another folder, too."""
     assert "score.py" in lst_fairseq.LIGHT_PROGRAMS
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / program) if program.endswith(".py") else program])
+    path = tmp_path / program
+    if path.suffix:
+        path.touch()
+    monkeypatch.setattr(sys, "argv", [str(path) if path.suffix else program])
     assert not lst_fairseq._is_light()
+    monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "scripts" / "score.py")])
+    assert lst_fairseq._is_light()
 
 
 def import_with(fairseq: str, folder: Path) -> str:

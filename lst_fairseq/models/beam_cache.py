@@ -139,10 +139,11 @@ class SharedPrefixCache:
         times = steps.repeat_interleave(self.beam).expand(self.mask.size(0), -1)
         self.times = torch.cat([self.times, times], dim=1)
         self.n_tokens += n_tokens
-        positions = self._last_positions(n_tokens)
+        positions = (self.lengths[:, None, None] + steps).expand(-1, self.beam, -1).flatten(0, 1)
         if self.is_static:
             self._positions.index_copy_(0, self.static_rows, positions)
-            self._slots.copy_(self._last_slots())
+            end = self.mask.size(1) + self.times.size(1)
+            self._slots.copy_(torch.arange(end - self.beam, end, device=device))
             for key, penalty in self._penalties.items():
                 penalty.index_copy_(0, self._rows, self._penalty(*key))
         else:
@@ -153,21 +154,14 @@ class SharedPrefixCache:
     def make_static(self) -> None:
         """From now on a step of one token reads and writes the same memory each time."""
         self.is_static = True
-        self._positions, self._slots = self._last_positions(1).contiguous(), self._last_slots()
+        self._positions = self.lengths.new_zeros(len(self._rows) * self.beam, 1)
+        self._slots = self.lengths.new_zeros(self.beam)
         self._penalties = {}
 
     @property
     def static_rows(self) -> Tensor:
         """LongTensor [R]: where the beams that are left stand among those that the static memory has."""
         return (self._rows.unsqueeze(1) * self.beam + torch.arange(self.beam, device=self._rows.device)).flatten()
-
-    def _last_positions(self, n_tokens: int) -> Tensor:
-        steps = torch.arange(self.n_tokens - n_tokens, self.n_tokens, device=self.mask.device)
-        return (self.lengths[:, None, None] + steps).expand(-1, self.beam, -1).flatten(0, 1)
-
-    def _last_slots(self) -> Tensor:
-        end = self.mask.size(1) + self.times.size(1)
-        return torch.arange(end - self.beam, end, device=self.mask.device)
 
     def _move_together(self) -> None:
         """Keep the buffers' rows of the sentences that are left."""

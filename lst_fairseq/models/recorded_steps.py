@@ -112,9 +112,10 @@ GRAPHS: dict[str, type[Graph]] = {"cuda": CudaGraph}
 def graph_type(llm: PreTrainedModel, device: torch.device) -> type[Graph] | None:
     """What records an LLM's steps; None on a device that has no graphs, and for a sharded LLM, which other devices send
     its parameters at each step."""
-    if any(isinstance(parameter, DTensor) for parameter in llm.parameters()):
+    graph = GRAPHS.get(device.type)
+    if graph is not None and any(isinstance(parameter, DTensor) for parameter in llm.parameters()):
         return None
-    return GRAPHS.get(device.type)
+    return graph
 
 
 @dataclass

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.decoding import Task, build_parser
 from lst_fairseq.models import beam_cache, recorded_steps
 from lst_fairseq.models.recorded_steps import CHECKS, CudaGraph
+from lst_fairseq.search import BeamSearchGenerator
 from tests.helpers import batch_of, build
 from tests.llms import FAMILIES, VOCABULARY, WIDTH, family_config
 from tests.models.test_decoder import RandomSearch
@@ -49,15 +50,20 @@ def plain(task: Task) -> list[tuple[list[int], float]]:
         return task.plugin()
 
 
+def assert_same(got: list[tuple[list[int], float]], expected: list[tuple[list[int], float]]) -> None:
+    assert [tokens for tokens, _ in got] == [tokens for tokens, _ in expected]
+    assert [score for _, score in got] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_hypotheses_of_replayed_steps(family: str, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """While sentences leave, slots are given up, and the buffers grow, each of which is a reason to record again."""
+    """While slots are given up and the buffers grow, which is a reason to record again."""
     monkeypatch.setattr(beam_cache, "ROOM", 4)
     task = search_task(family)
     expected = plain(task)
     assert not log
-    assert task.plugin() == expected
+    assert_same(task.plugin(), expected)
     recording = task.model.decoder.recording
     if family in FANNED_OUT:
         assert not log
@@ -65,24 +71,49 @@ def test_hypotheses_of_replayed_steps(family: str, log: list[str], monkeypatch: 
         assert log.count("replay") >= 15 > 2 < log.count("record") and recording.wanted and not recording.checks
 
 
-@pytest.mark.parametrize("sparse", [2, 100])
+@torch.no_grad()
+def test_fairseqs_own_search_on_replayed_steps(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which leaves sentences behind at different steps, too."""
+    task = search_task("llama 2")
+    monkeypatch.setattr(BeamSearchGenerator, "_is_plain", lambda self: False)
+    expected = plain(task)
+    assert len({len(tokens) for tokens, _ in expected}) > 2
+    assert_same(task.plugin(), expected)
+    assert log.count("replay") >= 15
+
+
+def test_a_sharded_llm_is_not_recorded(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = search_task("llama 2").llm
+    assert recorded_steps.graph_type(llm, torch.device("cpu")) is RecordedGraph
+    monkeypatch.setattr(recorded_steps, "DTensor", torch.nn.Parameter)  # what FSDP2 makes of parameters
+    assert recorded_steps.graph_type(llm, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("sparse", "rows"),
+    [(2, [4] * 7 + [2] * 2 + [1] * 3), (100, [4] * 9 + [1] * 3)],  # the latter when there is no room for a ninth token
+)
 @torch.no_grad()
 def test_steps_equal_a_cache_free_pass(
-    sparse: int, corpus: Path, backbones: dict[str, str], log: list[str], monkeypatch: pytest.MonkeyPatch
+    sparse: int,
+    rows: list[int],
+    corpus: Path,
+    backbones: dict[str, str],
+    log: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whether the rows of sentences that have left are given up soon or never."""
+    """Sentences leave after steps 5, 7 and 9; their rows are given up when half are, or when all has to move."""
     monkeypatch.setattr(beam_cache, "SPARSE", sparse)
     monkeypatch.setattr(beam_cache, "ROOM", 8)
     _, task, model = build(corpus, backbones)
     task.load_dataset("test")
     walk = RandomSearch(task, model, batch_of(task, "test", [4, 0, 3, 1]), beam=2, seed=8)
-    rows = []
+    found = []
     for step in range(12):
         walk.check_step()
-        rows.append(len(walk.state["cache"].keys[0]))
+        found.append(len(walk.state["cache"].keys[0]))
         walk.choose(drop=step in (4, 6, 8))
-    assert (rows[4], rows[-1]) == (4, 1 if sparse == 2 else rows[-1])
-    assert (sparse == 100) == (rows[8] == 4) and log.count("replay") >= 8
+    assert found == rows and log.count("replay") >= 8
 
 
 @torch.no_grad()
@@ -94,7 +125,7 @@ def test_a_search_that_records_leaves_nothing_behind(log: list[str]) -> None:
     log.clear()
     calls = []
     task.llm.register_forward_hook(lambda *args: calls.append(len(log)))
-    assert task.plugin() == expected
+    assert_same(task.plugin(), expected)
     assert log == ["record"] + ["replay"] * 7  # the first token's step runs as it is, and the prefix before it
     assert calls == [0, 0, 1]
 
@@ -136,7 +167,8 @@ def test_what_cannot_be_recorded_runs_step_by_step(
         task.llm.register_forward_hook(what, **({"with_kwargs": True} if what is depend_on_python else {}))
     expected = plain(task)
     with caplog.at_level(logging.WARNING):
-        assert [task.plugin(), task.plugin()] == [expected, expected]
+        for _ in range(2):
+            assert_same(task.plugin(), expected)
     (line,) = [message for message in caplog.messages if "CUDA graph" in message]
     assert line.endswith(reason)
     assert log.count("record") <= 1 and log.count("replay") <= CHECKS
@@ -232,8 +264,6 @@ def test_cuda_graphs(family: str) -> None:
     task = search_task(family, "cuda", batch=6, tokens=60)
     expected = plain(task)
     for _ in range(2):
-        got = task.plugin()
-        assert [tokens for tokens, _ in got] == [tokens for tokens, _ in expected]
-        assert [score for _, score in got] == pytest.approx([score for _, score in expected], abs=1e-5)
+        assert_same(task.plugin(), expected)
     recording = task.model.decoder.recording
     assert recording.wanted and (family in FANNED_OUT or not recording.checks)
