@@ -85,8 +85,8 @@ class FeatureCache:
         free = shutil.disk_usage(self.directory).free
         if min(needed, whole - have) > free:
             raise OSError(
-                f"--cache-features {self.directory.parent}: the features need {needed:,} bytes and the disk has {free:,}"
-                " left: free some, or name a folder on another disk"
+                f"--cache-features {self.directory.parent}: the features need {needed:,} bytes and the disk has "
+                f"{free:,} left: free some, or name a folder on another disk"
             )
 
     def _features(self, index: int) -> np.ndarray:

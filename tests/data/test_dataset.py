@@ -1,5 +1,6 @@
 """Segments to batches: what is counted, what is left out and said, what happens to broken audio."""
 
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def test_long_and_short_utterances_fill_a_batch_alike(tmp_path, backbones):
     dataset, most = task.dataset("train"), 600
     batches = task.get_batch_iterator(dataset, max_tokens=most).frozen_batches
     lengths = [sorted(dataset.num_tokens_vec(batch).tolist()) for batch in batches]
-    for batch, following in zip(lengths, lengths[1:]):
+    for batch, following in itertools.pairwise(lengths):
         assert len(batch) * batch[-1] <= most < (len(batch) + 1) * batch[-1]
         assert batch[0] >= following[-1]
     assert len(lengths[-2]) > 2 * len(lengths[0]) > 4  # short utterances: more of them, not less in a batch

@@ -106,7 +106,8 @@ def test_several_files(corpus: Path, backbones: dict[str, str], tmp_path: Path, 
 
 def test_no_room(corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"--cache-features .*: the features need [\d,]+ bytes and the disk has 1,000 left"):
+    message = r"--cache-features .*: the features need [\d,]+ bytes and the disk has 1,000 left"
+    with pytest.raises(OSError, match=message):
         cached_task(corpus, backbones, tmp_path)
 
 
