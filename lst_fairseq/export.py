@@ -25,17 +25,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lst_fairseq import register
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
 from lst_fairseq.models.lora import merge_lora
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import fingerprint
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.utils.checkpoint_files import (
+    EXPORTED_DTYPES,
+    SETTINGS_FILE,
+    check_absent,
+    check_checkpoint,
+    not_exported,
+)
 
 FORMAT = 1
-SETTINGS_FILE = "lst.json"
 #: File of each module that is stored as it is, and where the module lies in the model.
 TENSOR_FILES = {"adapter": "adapter.safetensors", "frontend": "frontend.safetensors"}
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def export(
@@ -51,7 +57,7 @@ def export(
     Args:
         checkpoint: a file that ``fairseq-train --task lst_st`` wrote.
         out: the directory to make; it must not exist.
-        dtype: type of the LLM's weights, one of ``DTYPES``; the others keep theirs.
+        dtype: type of the LLM's weights, one of ``EXPORTED_DTYPES``; the others keep theirs.
         with_frontend: copy the speech encoder too, so that nothing outside the directory is needed.
         speech_encoder, llm: where they lie now, if not where the checkpoint says.
 
@@ -63,10 +69,11 @@ def export(
         CheckpointError, ValueError: the checkpoint cannot be loaded.
     """
     out = Path(out)
-    if out.exists():
-        raise FileExistsError(f"{out} exists already: give another directory, or remove it first")
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype {dtype}: unknown; known: {', '.join(DTYPES)}")
+    check_absent(out)
+    if dtype not in EXPORTED_DTYPES:
+        raise ValueError(f"--dtype {dtype}: unknown; known: {', '.join(EXPORTED_DTYPES)}")
+    check_checkpoint(checkpoint)
+    register()
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     for name, value in (("speech_encoder", speech_encoder), ("llm", llm)):
         if value is not None:
@@ -126,9 +133,7 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
         files = [directory / TENSOR_FILES[module] for module in record.held]
         state = {f"encoder.{name}": value for file in files for name, value in load_file(file).items()}
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({error})"
-        ) from None
+        raise not_exported(directory, error) from None
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{directory}: damaged ({error}); export the checkpoint again") from None
     for name, source in record.sources.items():

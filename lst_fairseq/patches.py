@@ -19,20 +19,19 @@ from typing import Any
 import numpy
 import omegaconf
 import torch
-from fairseq import checkpoint_utils, file_io, trainer
+from fairseq import checkpoint_utils, file_io, models, trainer
 from fairseq.data import iterators
 from fairseq.data.dictionary import Dictionary
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
+from lst_fairseq.errors import CheckpointError
+from lst_fairseq.utils.checkpoint_files import incomplete, refused
+
 logger = logging.getLogger(__name__)
 
 MASTER_KEY = "lst_fp32_params"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, written or used; the message names the file and the remedy."""
 
 
 def allow_checkpoint_types() -> None:
@@ -72,21 +71,13 @@ def readable_checkpoint(path: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
-            f"could run code ({reason}); use a checkpoint that fairseq-train wrote with this plugin"
-        ) from None
+        raise refused(path, error) from None
     except CheckpointError:
         raise
     except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
         if getattr(error, "filename", None):  # cannot be opened, and says which
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
-            f"({reason}); use an earlier one from the same folder"
-        ) from None
+        raise incomplete(path, error) from None
 
 
 def name_unreadable_checkpoints() -> None:
@@ -119,6 +110,21 @@ def read_directories(
         return assemble(path, load(path, arg_overrides, *args, **kwargs))
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def import_no_more_models() -> None:
+    """Keep ``--user-dir`` from importing each file of ``lst_fairseq/models`` (utils.py:499), all of transformers too.
+
+    The plugin has registered its model by then.
+    """
+    import_models = models.import_models
+
+    @functools.wraps(import_models)
+    def import_models_of_others(models_dir: str, namespace: str) -> None:
+        if namespace != "lst_fairseq.models":
+            import_models(models_dir, namespace)
+
+    models.import_models = import_models_of_others
 
 
 def refuse_directory(filename: str) -> None:

@@ -1,4 +1,7 @@
-"""The task ``lst_st``: fairseq's speech_to_text with raw waveforms, an LLM's vocabulary and a prompt."""
+"""The task ``lst_st``: fairseq's speech_to_text with raw waveforms, an LLM's vocabulary and a prompt.
+
+What needs transformers is imported where it is used: it takes seconds, and ``fairseq-train --help`` imports this file.
+"""
 
 import json
 import logging
@@ -12,8 +15,6 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.speech_to_text import SpeechToTextTask
-from torch.distributed.fsdp import FSDPModule
-from transformers import AutoTokenizer
 
 from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_samples
 from lst_fairseq.data.data_cfg import LstDataConfig
@@ -28,7 +29,6 @@ from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
-from lst_fairseq.search import BeamSearchGenerator, check_flags
 from lst_fairseq.task_config import MAX_SOURCE_SECONDS, LstTaskConfig
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,8 @@ class LstTask(SpeechToTextTask):
         return task
 
     def _bind_dictionary(self) -> None:
+        from transformers import AutoTokenizer
+
         directory = model_directory(self.cfg.llm, "--llm")
         n_logits = model_config(directory, "--llm").get_text_config().vocab_size
         try:
@@ -267,6 +269,8 @@ class LstTask(SpeechToTextTask):
         self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
     ) -> Any:
         """fairseq's generator. ``--max-len-a`` counts tokens per second of speech (fairseq would count samples)."""
+        from lst_fairseq.search import BeamSearchGenerator, check_flags
+
         check_flags(args)
         if self.cfg.no_cuda_graphs:
             for model in models:
@@ -284,9 +288,11 @@ class LstTask(SpeechToTextTask):
     def begin_epoch(self, epoch: int, model: BaseFairseqModel) -> None:
         """Make sure that all processes train the same model: legacy_ddp broadcasts no initial parameters."""
         super().begin_epoch(epoch, model)
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or isinstance(
-            model, FSDPModule
-        ):
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
             return
         trained = [p.detach().double().sum() for p in model.parameters() if p.requires_grad]
         mine = torch.stack(trained).sum()

@@ -22,10 +22,10 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jiwer
 import regex
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
@@ -33,7 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.manifest import Row, atomic_text, read_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
-from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+from lst_fairseq.models.pretrained import ctc_source
+from lst_fairseq.utils.arguments import device_name, finite, positive, positive_number
+
+if TYPE_CHECKING:
+    from lst_fairseq.recognition import Transcriber
 
 COLUMNS = ("id", "wer", "transcript", "audio", "decoder")
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -72,9 +76,11 @@ def stored_transcripts(path: Path, key: str) -> dict[tuple[str, str], str]:
 
 
 def measure(
-    rows: Sequence[Row], transcriber: Transcriber, path: Path, batch_seconds: float, workers: int
+    rows: Sequence[Row], transcriber: "Transcriber", path: Path, batch_seconds: float, workers: int
 ) -> dict[str, float | None]:
     """Word error rate of each row by its id; what is not in the file yet is decoded and appended to it."""
+    from lst_fairseq.recognition import make_batches, read_ahead
+
     stored = stored_transcripts(path, transcriber.key)
     missing = [row for row in rows if (row.id, str(row.segment)) not in stored]
     if stored:
@@ -136,14 +142,16 @@ def main(argv: list[str] | None = None) -> None:
         "--speech-encoder", required=True, help="model with a CTC head: directory, hub id in the cache, or fairseq .pt"
     )
     parser.add_argument("--dict", type=Path, help="dictionary of a .pt (default: dict.ltr.txt beside it)")
-    parser.add_argument("--max-wer", type=float, metavar="R", help="keep segments up to this rate, such as 0.3")
+    parser.add_argument("--max-wer", type=finite, metavar="R", help="keep segments up to this rate, such as 0.3")
     parser.add_argument("--max-examples", type=int, metavar="N", help="keep the N segments with the lowest rates")
     parser.add_argument("--wers", type=Path, metavar="FILE", help="word error rates (default: OUT with .wer.tsv)")
     parser.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
     parser.add_argument("--skip-bad-audio", action="store_true", help="leave out and count segments with broken audio")
-    parser.add_argument("--batch-seconds", type=float, default=160.0, help="of audio at once, padded (default: 160)")
-    parser.add_argument("--workers", type=int, default=8, help="threads that read audio (default: 8)")
-    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--batch-seconds", type=positive_number, default=160.0, help="of audio at once, padded (default: 160)"
+    )
+    parser.add_argument("--workers", type=positive, default=8, help="threads that read audio (default: 8)")
+    parser.add_argument("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
     parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     args = parser.parse_args(argv)
     filtered = args.max_wer is not None or args.max_examples is not None
@@ -154,13 +162,16 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.resolve() == args.manifest.resolve():
         parser.error("--out: has to be another file than --manifest, so that other thresholds can be tried")
     try:
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        ctc_source(args.speech_encoder, args.dict)
         rows = read_manifest(args.manifest, args.audio_root, skip_bad_audio=args.skip_bad_audio).rows
         spoken = [row for row in rows if not row.is_text]
         usable = [row for row in spoken if normalise(row.src_text)]
         if not usable:
             raise PrepError(f"{args.manifest}: no segment has a transcript; the column src_text is needed")
-        transcriber = Transcriber(args.speech_encoder, args.dict, device, args.fp16)
+        # PyTorch and transformers take seconds, which a wrong path need not wait for.
+        from lst_fairseq.recognition import Transcriber
+
+        transcriber = Transcriber(args.speech_encoder, args.dict, args.device, args.fp16)
         wers = args.wers or args.out.with_suffix(".wer.tsv")
         rates = measure(usable, transcriber, wers, args.batch_seconds, args.workers)
         kept = choose(rates, args.max_wer, args.max_examples)

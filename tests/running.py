@@ -25,8 +25,11 @@ from fairseq.trainer import Trainer
 from fairseq_cli import generate, interactive, train, validate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+import lst_fairseq
 from lst_fairseq.scoring import read_generated
 from tests.helpers import REPOSITORY, parse_train, train_arguments, write_tsv
+
+lst_fairseq.register()  # also in processes that are forked with this module alone
 
 USER_DIR = str(REPOSITORY / "lst_fairseq")
 

@@ -6,15 +6,18 @@ one for each utterance and epoch, and decoding takes the first. In text translat
 otherwise the speech does.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: LST's conversation (arXiv 2310.02050) and its one instruction for translation; those of the other tasks are ours.
 LST_TEMPLATE = "USER: {speech} {instruction} ASSISTANT:"
@@ -52,6 +55,8 @@ NO_TOKEN = -1
 
 def language_name(code: str) -> str:
     """English name of a language code: ``de``, ``de_DE`` and ``de-AT`` -> ``German``; an unknown code is an error."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
     base = re.split("[-_]", code)[0].lower()
     if base not in LANGUAGES:
         raise ValueError(f"unknown language code {code!r}; known: {', '.join(sorted(LANGUAGES))}")

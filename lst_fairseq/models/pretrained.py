@@ -1,5 +1,7 @@
 """Pretrained parts on disk: finding them, and telling one from another without reading all of it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import pickle
@@ -8,14 +10,13 @@ import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import is_flash_attn_2_available, logging
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
 #: fingerprinted in a second.
@@ -58,10 +59,42 @@ def model_source(path: str | None, flag: str) -> Path:
     """What holds a model's weights: a single file as fairseq writes it, or else :func:`model_directory`."""
     if path and Path(path).expanduser().is_file():
         return Path(path).expanduser()
+    if path and path.endswith(".pt") and not Path(path).expanduser().exists():
+        raise ValueError(f"{flag} {path}: no such file; give a fairseq checkpoint or a model's directory")
     return model_directory(path, flag)
 
 
+def check_moved(speech_encoder: str | None, llm: str | None) -> None:
+    """Raise a ValueError if a part that is said to lie elsewhere now (None: nothing is said of it) is not there."""
+    if speech_encoder is not None:
+        model_source(speech_encoder, "--speech-encoder")
+    if llm is not None:
+        model_directory(llm, "--llm")
+
+
+def ctc_source(path: str | None, dictionary: Path | None) -> tuple[Path, Path | None]:
+    """What holds a model with a CTC head, and for a file of fairseq's the dictionary of its labels.
+
+    Raises:
+        ValueError: one of them is not there, or a directory was given a dictionary.
+    """
+    source = model_source(path, "--speech-encoder")
+    if source.is_file():
+        dictionary = dictionary or source.with_name("dict.ltr.txt")
+        if not dictionary.is_file():
+            raise ValueError(
+                f"{dictionary}: no such file; --dict names the dictionary that the checkpoint was fine-tuned with "
+                "(dict.ltr.txt)"
+            )
+    elif dictionary is not None:
+        raise ValueError(f"--dict {dictionary}: is for fairseq files; {path} is a directory, which has a tokenizer")
+    return source, dictionary
+
+
 def _cached_model(hub_id: str, flag: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     try:
         return Path(snapshot_download(hub_id, local_files_only=True))
     except (OSError, HFValidationError) as error:  # the hub's LocalEntryNotFoundError is an OSError
@@ -78,6 +111,8 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
         ValueError: config.json cannot be read, or its model type is none of the ``known`` ones (if any are given);
             the message names the flag, the directory and the known types.
     """
+    from transformers import AutoConfig, PretrainedConfig
+
     try:
         model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
         if not known or model_type in known:
@@ -95,7 +130,7 @@ def load_pretrained(
     config: PretrainedConfig,
     unused: tuple[str, ...] = (),
     *,
-    dtype: torch.dtype | str = torch.float32,
+    dtype: torch.dtype | str = "float32",
     attn_implementation: str | None = None,
     key_mapping: dict[str, str] | None = None,
 ) -> PreTrainedModel:
@@ -148,6 +183,8 @@ def check_attention(attn_implementation: str, directory: Path) -> None:
     """Raise a ValueError that lists the choices if the attention implementation is unknown or not installed."""
     if attn_implementation not in ATTENTIONS:
         raise ValueError(_attention_message(attn_implementation, directory, "unknown"))
+    from transformers.utils import is_flash_attn_2_available
+
     if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         reason = "needs a CUDA device and the package flash-attn (`pip install flash-attn --no-build-isolation`)"
         raise ValueError(_attention_message(attn_implementation, directory, reason))
@@ -241,6 +278,8 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 @contextmanager
 def without_load_report() -> Iterator[None]:
     """Keep transformers from reporting dropped heads as unexpected; :func:`check_loaded` reports what matters."""
+    from transformers.utils import logging
+
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

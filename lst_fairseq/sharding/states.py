@@ -24,12 +24,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lst_fairseq.patches import MASTER_KEY, CheckpointError, readable_checkpoint
 from lst_fairseq.sharding.agreement import first_decides
+from lst_fairseq.sharding.config import SHARDS_KEY
 from lst_fairseq.sharding.reader import SafeReader
 
 logger = logging.getLogger(__name__)
 
-#: In a sharded checkpoint's file: the name of the folder beside it.
-SHARDS_KEY = "lst_shards"
 #: Of a placeholder, which is a dictionary of this one entry.
 SHAPE_KEY = "lst_sharded_shape"
 #: Entries of a checkpoint that hold large tensors.

@@ -190,7 +190,7 @@ def test_dtype_and_attention_of_an_llm(backbones: dict[str, str], monkeypatch: p
     choices = "choices: eager, sdpa, flash_attention_2$"
     with pytest.raises(ValueError, match=f"--attn-implementation flash for .*llama: unknown; {choices}"):
         load_pretrained(AutoModelForCausalLM, directory, config, attn_implementation="flash")
-    monkeypatch.setattr("lst_fairseq.models.pretrained.is_flash_attn_2_available", lambda: False)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
     with pytest.raises(ValueError, match=f"--attn-implementation flash_attention_2 .*flash-attn.*; {choices}") as error:
         load_pretrained(AutoModelForCausalLM, directory, config, attn_implementation="flash_attention_2")
     assert "\n" not in str(error.value)

@@ -9,7 +9,7 @@ from typing import Any
 from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
 from lst_fairseq.models.frontends.fairseq_checkpoint import load_fairseq_frontend
 from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
-from lst_fairseq.models.pretrained import fingerprint, model_config, model_directory, model_source
+from lst_fairseq.models.pretrained import fingerprint, model_config, model_source
 
 DEFAULTS = FrontendOptions()
 
@@ -31,10 +31,8 @@ def build_frontend(
     """
     if path and Path(path).expanduser().is_file():
         return load_fairseq_frontend(path, options)
-    if path and path.endswith(".pt") and settings is None and not Path(path).expanduser().exists():
-        raise ValueError(f"--speech-encoder {path}: no such file; give a fairseq checkpoint or a model's directory")
     try:
-        directory = model_directory(path, "--speech-encoder")
+        directory = model_source(path, "--speech-encoder")
     except ValueError:
         if settings is None or (path and Path(path).expanduser().exists()):
             raise
