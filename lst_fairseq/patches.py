@@ -26,6 +26,8 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
+from lst_fairseq import run_patches
+
 logger = logging.getLogger(__name__)
 
 MASTER_KEY = "lst_fp32_params"
@@ -313,3 +315,4 @@ def apply() -> None:
     count_real_batches()
     resume_on_other_processes()
     share_no_missing_parameters()
+    run_patches.apply()
