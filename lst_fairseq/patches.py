@@ -14,6 +14,7 @@ import pickle
 import shutil
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -27,6 +28,7 @@ from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
 from lst_fairseq import run_patches
+from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -193,6 +195,19 @@ def _failed_write(filename: str, error: Exception) -> CheckpointError:
         "the checkpoints written before are untouched: free some space, or set another --save-dir, "
         "and run the same command again to go on"
     )
+
+
+def save_alone(state: dict[str, Any], path: Path) -> None:
+    """Save a checkpoint to a folder that others may write to: until it is complete, under a name of this process's own.
+
+    Raises:
+        CheckpointError: it cannot be written; names ``path``.
+    """
+    with replacing(path) as beside:
+        try:
+            checkpoint_utils.torch_persistent_save(state, str(beside))
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(beside), str(path))) from error
 
 
 def copy_checkpoints_atomically() -> None:

@@ -31,6 +31,7 @@ from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
 from lst_fairseq.inference import DecodingOptions, Translator
 from lst_fairseq.models.llm import embedding_outputs
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
 def names(checkpoints: list[Path]) -> list[str]:
@@ -70,6 +71,7 @@ def look(
     return figures, pictures
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of fairseq-train, or exported")

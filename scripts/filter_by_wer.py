@@ -34,6 +34,7 @@ from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.manifest import Row, atomic_text, read_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
 from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 COLUMNS = ("id", "wer", "transcript", "audio", "decoder")
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -128,6 +129,7 @@ def summary(rows: Sequence[Row], rates: dict[str, float], kept: set[str]) -> str
     return "\n".join(lines)
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="training manifest with src_text")

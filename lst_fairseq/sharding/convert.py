@@ -8,9 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from fairseq import checkpoint_utils
-
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.patches import CheckpointError, save_alone
 from lst_fairseq.sharding.states import PARTS, SHARDS_KEY, assemble, disassemble, read_file
 
 EXAMPLES = """examples:
@@ -65,7 +63,7 @@ def convert(source: Path, target: Path, without_optimizer: bool, force: bool) ->
         new = assemble(str(source), state, parts)
     else:
         new = disassemble({key: value for key, value in state.items() if key not in PARTS or key in parts}, shards)
-    checkpoint_utils.torch_persistent_save(new, str(target))
+    save_alone(new, target)
     for folder in replaced:
         shutil.rmtree(folder)
     size = sum(path.stat().st_size for path in (target, *shards.glob("*")) if path.is_file())

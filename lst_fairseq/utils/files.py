@@ -11,8 +11,9 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -177,3 +178,53 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         remove(beside)
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A new folder to fill that gets its name only when the block ends without an error.
+
+    Raises:
+        FileExistsError: another process has made ``folder`` in the meantime.
+    """
+    beside = temporary(folder)
+    remove(beside)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        try:
+            os.rename(beside, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise FileExistsError(
+                f"{folder} exists already: another process has made it meanwhile"
+            ) from None
+    finally:
+        remove(beside)
+
+
+def explained(error: OSError) -> str:
+    """What the system says of a file, with the file before it and what to do after it."""
+    remedies = {
+        (errno.ENOSPC, errno.EDQUOT): "free some space, or write to another disk",
+        (errno.EACCES, errno.EPERM, errno.EROFS): "change its permissions, or name another place",
+        (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST): "name another path",
+    }
+    if error.strerror is None or error.filename is None:
+        return str(error)
+    remedy = next((text for numbers, text in remedies.items() if error.errno in numbers), "try again")
+    return f"{os.fsdecode(error.filename)}: {error.strerror}; {remedy}"
+
+
+def file_errors_in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command end with one line, and status 1, where a file cannot be read or written."""
+
+    @functools.wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return main(*args, **kwargs)
+        except OSError as error:
+            raise SystemExit(f"error: {explained(error)}") from None
+
+    return wrapped
