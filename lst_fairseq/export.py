@@ -11,7 +11,6 @@
 """
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +37,7 @@ from lst_fairseq.utils.checkpoint_files import (
     check_checkpoint,
     not_exported,
 )
+from lst_fairseq.utils.files import making
 
 FORMAT = 1
 #: File of each module that is stored as it is, and where the module lies in the model.
@@ -80,11 +80,15 @@ def export(
             state["cfg"].task[name] = value
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     model: LstModel = models[0]
-    # Beside, then renamed: a directory with the right name is complete.
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    with making(out) as partial:  # a directory with the right name is complete
+        _write(model, cfg, task, partial, dtype, with_frontend)
+    return out
 
+
+def _write(
+    model: LstModel, cfg: Any, task: Any, partial: Path, dtype: str, with_frontend: bool
+) -> None:
+    """Write what :func:`export` writes into an empty directory."""
     merge_lora(model.decoder.llm)
     model.decoder.llm.to(getattr(torch, dtype)).save_pretrained(partial / "llm")
     task.target_dictionary.tokenizer.save_pretrained(partial / "llm")
@@ -112,8 +116,6 @@ def export(
         settings["task"].pop(name, None)
     (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(_model_card(model, record, dtype), encoding="utf-8")
-    os.rename(partial, out)
-    return out
 
 
 def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = None) -> dict[str, Any]:

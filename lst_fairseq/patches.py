@@ -14,6 +14,7 @@ import pickle
 import shutil
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -26,8 +27,10 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
+from lst_fairseq import run_patches
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.utils.checkpoint_files import incomplete, refused
+from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +202,19 @@ def _failed_write(filename: str, error: Exception) -> CheckpointError:
     )
 
 
+def save_alone(state: dict[str, Any], path: Path) -> None:
+    """Save a checkpoint to a folder that others may write to: until it is complete, under a name of this process's own.
+
+    Raises:
+        CheckpointError: it cannot be written; names ``path``.
+    """
+    with replacing(path) as beside:
+        try:
+            checkpoint_utils.torch_persistent_save(state, str(beside))
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(beside), str(path))) from error
+
+
 def copy_checkpoints_atomically() -> None:
     """Copy beside and rename, so that a kill while checkpoint_last.pt is replaced cannot leave half of it.
 
@@ -319,3 +335,4 @@ def apply() -> None:
     count_real_batches()
     resume_on_other_processes()
     share_no_missing_parameters()
+    run_patches.apply()

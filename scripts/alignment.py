@@ -30,6 +30,7 @@ from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.pretrained import check_moved
 from lst_fairseq.utils.arguments import device_name
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 if TYPE_CHECKING:
     from lst_fairseq.inference import Translator
@@ -138,6 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)

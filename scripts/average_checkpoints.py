@@ -38,12 +38,11 @@ def main(argv: list[str] | None = None) -> None:
         for path in [] if folder else args.inputs:
             check_checkpoint(path)
         register()
-        from fairseq import checkpoint_utils
-
         from lst_fairseq.averaging import average, last_checkpoints
+        from lst_fairseq.patches import save_alone
 
         paths = last_checkpoints(args.inputs[0], number, args.last is None) if folder else args.inputs
-        checkpoint_utils.torch_persistent_save(average(paths), str(args.out))
+        save_alone(average(paths), args.out)
     except (CheckpointError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"written: {args.out}, the mean of {', '.join(path.name for path in paths)}")

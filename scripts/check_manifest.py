@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, segment_samples
 from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, atomic_text, audio_headers
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 LEVELS = ("error", "warning", "note")
 #: Ratios of lengths mean nothing where the longer text has fewer characters.
@@ -319,6 +320,7 @@ def find_manifests(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(manifests))
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST", help="files, or folders with .tsv files")

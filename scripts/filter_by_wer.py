@@ -35,6 +35,7 @@ from lst_fairseq.data.manifest import Row, atomic_text, read_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
 from lst_fairseq.models.pretrained import ctc_source
 from lst_fairseq.utils.arguments import device_name, finite, positive, positive_number
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 if TYPE_CHECKING:
     from lst_fairseq.recognition import Transcriber
@@ -134,6 +135,7 @@ def summary(rows: Sequence[Row], rates: dict[str, float], kept: set[str]) -> str
     return "\n".join(lines)
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="training manifest with src_text")

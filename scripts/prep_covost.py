@@ -32,6 +32,7 @@ from lst_fairseq.data.audio import AudioError, AudioInfo
 from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, write_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_text, stored_audio_headers, write_config
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 SPLITS = ("train", "dev", "test")
 _ESCAPED = re.compile(r"\\(.)")
@@ -192,6 +193,7 @@ def prepare_split(
     return report + (cleaner.summary(len(clips)) if cleaner else "")
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--covost", type=Path, required=True, help="folder with covost_v2.SRC_TGT*.tsv")

@@ -21,6 +21,7 @@ import argparse
 import csv
 import io
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -39,6 +40,7 @@ from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, read_segmen
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest, write_manifest
 from lst_fairseq.models.pretrained import model_source
 from lst_fairseq.utils.arguments import positive
+from lst_fairseq.utils.files import file_errors_in_one_line, replacing
 
 if TYPE_CHECKING:
     from lst_fairseq.models.frontends import SpeechFrontend
@@ -135,16 +137,14 @@ def prepare_split(split: str, rows: list[Row], out: Path, encoded: Iterable[tupl
     """
     is_train = split.startswith("train")
     archive = out / f"{split}.zip"
-    partial = out / f"{split}.zip.partial"
     kept: list[dict[str, object]] = []
-    with StoredZip(partial) as stored:
+    with replacing(archive) as partial, StoredZip(partial) as stored:
         for row, (data, frames) in zip(rows, tqdm(encoded, split, len(rows), unit="seg"), strict=True):
             if is_train and not MIN_FRAMES <= frames <= MAX_FRAMES:
                 continue
             start = stored.add(f"{row.line}.npy", data)
             columns = {name: getattr(row, name) for name in COPIED_COLUMNS}
             kept.append({**columns, "audio": f"{archive.resolve()}:{start}:{len(data)}", "n_frames": frames})
-    os.replace(partial, archive)
     write_manifest(out / f"{split}.tsv", kept)
     if len(kept) < len(rows):
         count = f"{len(rows) - len(kept)} of {len(rows)}"
@@ -170,12 +170,15 @@ def prepare_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "")
     """Train OUT/spm.model on texts and write its pieces as OUT/dict.txt, fairseq's Dictionary; both with a suffix."""
     import sentencepiece
 
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file,
+    ):
         file.writelines(text + "\n" for text in texts)
         file.flush()
         sentencepiece.SentencePieceTrainer.train(
             input=file.name,
-            model_prefix=str(out / f"spm{suffix}"),
+            model_prefix=str(Path(folder, "spm")),
             model_type="unigram",
             vocab_size=size,
             hard_vocab_limit=False,  # a small corpus may not have so many pieces
@@ -186,6 +189,9 @@ def prepare_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "")
             unk_id=3,
             minloglevel=2,
         )
+        for kind in ("vocab", "model"):
+            with replacing(out / f"spm{suffix}.{kind}") as beside:
+                shutil.copyfile(Path(folder, f"spm.{kind}"), beside)
     model = sentencepiece.SentencePieceProcessor(model_file=str(out / f"spm{suffix}.model"))
     pieces = (model.id_to_piece(i) for i in range(len(model)))
     with atomic_text(out / f"dict{suffix}.txt") as file:
@@ -212,6 +218,7 @@ def data_config(out: Path, time_mask: int, width: int = BINS, suffix: str = "") 
     }
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifests", type=Path, required=True, help="folder with SPLIT.tsv, from prep_mustc.py")

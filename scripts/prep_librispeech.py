@@ -26,6 +26,7 @@ from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, write_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_lines, stored_audio_headers, write_config
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 LANGUAGE = "en"
@@ -123,6 +124,7 @@ def find_splits(root: Path, wanted: list[str] | None) -> list[str]:
     return wanted or there
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

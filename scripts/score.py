@@ -43,6 +43,7 @@ from lst_fairseq.scoring import (
     segment_seconds,
     word_error_rates,
 )
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 # Entries of the JSON file that are worked out here.
 RESULTS = (
@@ -125,6 +126,7 @@ def scored(args: argparse.Namespace, rows: list[Row], hypotheses: list[str]) -> 
     return content
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="the TSV manifest that was translated")

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.manifest import ManifestError, read_manifest, write_manifest
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 Rows = list[dict[str, str]]
 
@@ -44,6 +45,7 @@ def transcription(rows: Rows) -> Rows:
     ]
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="manifest to read")

@@ -43,6 +43,7 @@ from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
 from lst_fairseq.study.run import Runner, slurm_script
 from lst_fairseq.study.state import finished, inspect
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
 def listing(plan: Plan) -> str:
@@ -88,6 +89,7 @@ def write_report(plan: Plan, samples: int) -> None:
     print(f"\nwritten: {', '.join(str(plan.out / name) for name in ('results.jsonl', 'report.md', 'report.html'))}")
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to run")

@@ -20,8 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 from lst_fairseq.data.manifest import atomic_text, read_manifest
 from lst_fairseq.models.pretrained import ctc_source
 from lst_fairseq.utils.arguments import device_name, positive, positive_number
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="segments to recognise")

@@ -124,19 +124,42 @@ step_needed() { # DIRECTORY SETTING...
     shift
     # One flag with its values a line, so that a difference can be shown.
     wanted=$(for word in "$@"; do case $word in --*) printf '\n%s' "$word" ;; *) printf ' %s' "$word" ;; esac; done | sed 1d)
-    if [[ $FORCE == 1 && -e $dir/.settings ]]; then rm -rf "$dir"; fi
-    if [[ -e $dir/.settings && $(cat "$dir/.settings") != "$wanted" ]]; then
-        printf 'error: %s was made with other settings (<) than these (>):\n' "$dir" >&2
-        diff "$dir/.settings" <(printf '%s\n' "$wanted") | grep '^[<>]' >&2 || true
-        die "give FORCE=1 to make it again, or another WORK to keep both"
-    fi
     STEP_HASH=$(hash_of <<<"$wanted")
-    if [[ $(cat "$dir/.done" 2>/dev/null) == "$STEP_HASH" ]]; then
-        echo "== done already: $dir"
-        return 1
+    if [[ $FORCE != 1 || ! -e $dir/.settings ]]; then
+        if [[ -e $dir/.settings && $(cat "$dir/.settings") != "$wanted" ]]; then
+            printf 'error: %s was made with other settings (<) than these (>):\n' "$dir" >&2
+            diff "$dir/.settings" <(printf '%s\n' "$wanted") | grep '^[<>]' >&2 || true
+            die "give FORCE=1 to make it again, or another WORK to keep both"
+        fi
+        if [[ $(cat "$dir/.done" 2>/dev/null) == "$STEP_HASH" ]]; then
+            echo "== done already: $dir"
+            return 1
+        fi
     fi
-    mkdir -p "$dir" && printf '%s\n' "$wanted" >"$dir/.settings" ||
-        die "$dir cannot be written: set WORK to a directory that can"
+    { mkdir -p "$dir" && : >>"$dir/.step.lock"; } || die "$dir cannot be written: set WORK to a directory that can"
+    hold "$dir"
+    if [[ $FORCE == 1 && -e $dir/.settings ]]; then find "$dir" -mindepth 1 ! -path "$dir/.step.lock" -delete; fi
+    printf '%s\n' "$wanted" >"$dir/.settings" || die "$dir/.settings cannot be written: free some space"
+}
+
+# Nobody else makes DIRECTORY until this script, and all that it started, have ended, however they end.
+declare -A HELD=()
+hold() { # DIRECTORY
+    local lock failed=0
+    if [[ $FOLLOWER == 1 || -n ${HELD[$1]:-} ]]; then return; fi
+    exec {lock}<>"$1/.step.lock"
+    python -c 'import errno, fcntl, sys
+try:
+    fcntl.flock(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError as error:
+    sys.exit(3 if error.errno == errno.EWOULDBLOCK else 4)' "$lock" || failed=$?
+    case $failed in
+        0) printf 'process %s on %s\n' $$ "$HOSTNAME" >"$1/.step.lock" ;;
+        3) die "$1 is being made by another run ($(cat "$1/.step.lock")): wait until that one has ended," \
+            "or give this one another WORK" ;;
+        *) echo "warning: $1 is on a file system without locks: nothing keeps a second run from making it, too" >&2 ;;
+    esac
+    HELD[$1]=$lock
 }
 
 step_done() { printf '%s\n' "$STEP_HASH" >"$1/.done"; } # DIRECTORY
@@ -220,11 +243,11 @@ host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how o
 }
 
 # Run fairseq-train into DIRECTORY: everything it prints goes to DIRECTORY/train.log, a line of progress now and then to the
-# terminal, and its wall seconds are added to DIRECTORY/seconds, also when it is interrupted.
+# terminal, and its wall seconds are added to DIRECTORY/seconds every few seconds, so that those of a killed one count.
 run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
-    local name=$1 updates=$3 started=$SECONDS failed=0 launcher=() lines
+    local name=$1 updates=$3 failed=0 launcher=() lines
     read_words launcher "$LAUNCHER"
-    TRAINING_DIR=$2 TRAINING_STARTED=$SECONDS
+    TRAINING_DIR=$2 TRAINING_BEFORE=$(seconds_of "$2") TRAINING_STARTED=$(steady_seconds)
     shift 3
     if [[ $FOLLOWER == 1 ]]; then exec "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format none; fi
     trap add_training_seconds EXIT
@@ -232,7 +255,7 @@ run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
     lines=$(wc -l <"$TRAINING_DIR/train.log")
     "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format simple --log-interval "$LOG_INTERVAL" 2>&1 |
         tee -a "$TRAINING_DIR/train.log" |
-        show_progress "$name" "$updates" || failed=$?
+        show_progress "$name" "$updates" | while_noting_seconds || failed=$?
     add_training_seconds
     trap - EXIT
     if [[ $failed != 0 ]]; then
@@ -241,7 +264,7 @@ run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
         die "fairseq-train failed ($name); all of its output is in $TRAINING_DIR/train.log;" \
             "the same command goes on where it stopped"
     fi
-    echo "== $name: trained in $((SECONDS - started)) s"
+    echo "== $name: trained in $(($(steady_seconds) - TRAINING_STARTED)) s"
 }
 
 first_to_stop() { # LINES: of the log after so many lines, what it, srun or torchrun says of who was lost first
@@ -252,10 +275,24 @@ first_to_stop() { # LINES: of the log after so many lines, what it, srun or torc
 }
 
 add_training_seconds() {
-    echo $(($(seconds_of "$TRAINING_DIR") + SECONDS - TRAINING_STARTED)) >"$TRAINING_DIR/seconds"
+    echo $((TRAINING_BEFORE + $(steady_seconds) - TRAINING_STARTED)) >"$TRAINING_DIR/seconds.tmp" &&
+        mv -f "$TRAINING_DIR/seconds.tmp" "$TRAINING_DIR/seconds"
 }
 
-seconds_of() { cat "$1/seconds" 2>/dev/null || echo 0; } # DIRECTORY: wall seconds its training has taken so far
+while_noting_seconds() { # copies lines, and notes the training's seconds at each, or every five seconds
+    local line status
+    while :; do
+        status=0
+        IFS= read -r -t 5 line || status=$?
+        if [[ $status == 0 ]]; then printf '%s\n' "$line"; elif [[ $status -le 128 ]]; then return 0; fi
+        add_training_seconds
+    done
+}
+
+# By a clock that nobody sets, where there is one.
+steady_seconds() { if [[ -r /proc/uptime ]]; then cut -d. -f1 /proc/uptime; else echo "$SECONDS"; fi; }
+
+seconds_of() { grep -xE '[0-9]+' "$1/seconds" 2>/dev/null || echo 0; } # DIRECTORY: wall seconds its training has taken so far
 
 trained_parameters() { # DIRECTORY: as fairseq-train counted them
     sed -n 's/.*num\. shared model params: .*(num\. trained: \([0-9,]*\)).*/\1/p' "$1/train.log" | tail -n 1 | tr -d ,
@@ -277,7 +314,7 @@ show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines o
             say("update " value("num_updates") " of " updates ", loss " value("loss") ", " value("wall") " s")
         }
         / \| dev(_asr)? \| / { say("dev loss " value("loss")) }
-        /encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
+        /encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|nothing is left to train|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
 }
 
 # --- translation and scoring ------------------------------------------------------------------------------------------
@@ -334,9 +371,10 @@ tune_search() { # SYSTEM DIRECTORY DATA USER-DIR ARGUMENT...
         for lenpen in "${lenpens[@]}"; do
             name=beam$beam-lenpen$lenpen
             translate dev "$1/$name" "${@:2}" --beam "$beam" --lenpen "$lenpen"
-            if [[ ! $tried/$name.json -nt $WORK/hypotheses/$1/$name/dev/.done ]]; then
+            if [[ ! -e $tried/$name.json || ! -e $WORK/hypotheses/$1/$name/dev/.scored ]]; then
                 score dev "$1, beam $beam, length penalty $lenpen" "$WORK/hypotheses/$1/$name/dev" "$tried/$name.json" \
                     --triples 0 --extra "split=dev" "beam=$beam" "lenpen=$lenpen"
+                touch "$WORK/hypotheses/$1/$name/dev/.scored"
             fi
             files+=("$tried/$name.json")
         done

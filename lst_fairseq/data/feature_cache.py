@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError
 from lst_fairseq.data.manifest import Row
+from lst_fairseq.utils.files import temporary
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class FeatureCache:
         path = self.directory / name
         if not path.exists():
             # Beside, then linked: processes that start together must not cut each other's file short.
-            beside = path.with_suffix(f".{os.getpid()}.tmp")
+            beside = temporary(path)
             try:
                 np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
                 _reserve(beside)

@@ -20,6 +20,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, segment_samples
+from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -199,14 +200,8 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> in
 @contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
     """A UTF-8 text file to write, put in its place only when the block ends without an error."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(Path(path)) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 def _one_line(text: str) -> str:

@@ -1,14 +1,19 @@
 """What the scripts that prepare a corpus share: reading its text files and audio headers, and config.yaml."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
 from lst_fairseq.data.audio import AudioError, AudioInfo, audio_info
 from lst_fairseq.data.manifest import atomic_text
+
+logger = logging.getLogger(__name__)
 
 CONFIG = """\
 # Data settings for fairseq's S2TDataConfig, read by --config-yaml.
@@ -68,6 +73,8 @@ def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[
     A corpus of a million clips takes hours of opening files on a network file system: a run that was interrupted reads
     only what is not in the store yet. An entry holds while its file keeps size and time of change. Errors are not kept.
 
+    Several processes may add to one file: each adds whole lines. A store that cannot be written to is only read.
+
     Args:
         paths: audio files.
         store: a text file, made where there is none.
@@ -92,16 +99,45 @@ def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[
 
     distinct = list(dict.fromkeys(paths))
     headers: dict[str, AudioInfo | AudioError] = {}
-    with open(store, "a", encoding="utf-8", newline="\n") as file, ThreadPoolExecutor(max_workers=16) as pool:
+    with closing(_Store(store)) as kept, ThreadPoolExecutor(max_workers=16) as pool:
         try:
             results = tqdm(pool.map(read, distinct), label, len(distinct), unit="file", delay=2, leave=False)
             for path, (header, line) in zip(distinct, results, strict=True):
                 headers[path] = header
-                file.write(line)
+                if line:
+                    kept.add(line)
         finally:
             # An interrupted run stops now, not when every file that is waiting for a thread has been read.
             pool.shutdown(cancel_futures=True)
     return headers
+
+
+class _Store:
+    """Lines added to the end of a file, each at once and whole, for as long as that works."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file: BinaryIO | None = None
+        with self._explained():
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115
+
+    def add(self, line: str) -> None:
+        with self._explained():
+            if self.file is not None:
+                self.file.write(line.encode())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            logger.warning(f"{self.path}: keeps no headers for the next run ({error.strerror})")
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
 
 def _read_store(store: Path) -> dict[str, tuple[str, AudioInfo]]:
@@ -111,11 +147,13 @@ def _read_store(store: Path) -> dict[str, tuple[str, AudioInfo]]:
     data = store.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):
-        os.truncate(store, len(whole))
-    return dict(_parse_store(whole.decode("utf-8")))
+        with suppress(OSError):  # it may only be read
+            os.truncate(store, len(whole))
+    return dict(_parse_store(whole.decode("utf-8", "replace")))
 
 
 def _parse_store(text: str) -> Iterator[tuple[str, tuple[str, AudioInfo]]]:
     for line in text.split("\n")[:-1]:
-        key, frames, rate, channels, path = line.split("\t", 4)
-        yield path, (key, AudioInfo(int(frames), int(rate), int(channels)))
+        with suppress(ValueError):  # two processes, or a disk that was full, have spoilt the line
+            key, frames, rate, channels, path = line.split("\t", 4)
+            yield path, (key, AudioInfo(int(frames), int(rate), int(channels)))

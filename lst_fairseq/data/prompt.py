@@ -189,19 +189,19 @@ class Prompt:
     after: tuple[int, ...]
 
     @classmethod
-    def from_text(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> "Prompt":
+    def from_text(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
         """Tokenise a filled template; the begin-of-sentence token stands first where the LLM has one."""
         bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
         before, after = text.split("{speech}")
         return cls(bos + _encode(before.strip(), tokenizer), _encode(after.strip(), tokenizer))
 
     @classmethod
-    def from_chat(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> "Prompt":
+    def from_chat(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
         """Tokenise a filled chat template, which writes its own special tokens and means every space and newline."""
         before, after = text.split("{speech}")
         return cls(_encode(before, tokenizer), _encode(after, tokenizer))
 
-    def around_text(self, ids: Sequence[int]) -> "Prompt":
+    def around_text(self, ids: Sequence[int]) -> Prompt:
         """The whole prompt of a source text: its token ids in the place of the speech, and no speech."""
         return Prompt((*self.before, *ids, *self.after), ())
 

@@ -53,8 +53,7 @@ def convert(source: Path, target: Path, without_optimizer: bool, force: bool) ->
             raise CheckpointError(f"{path} is there already: give another name, or --force to replace it")
     check_checkpoint(source)
     register()
-    from fairseq import checkpoint_utils
-
+    from lst_fairseq.patches import save_alone
     from lst_fairseq.sharding.states import PARTS, SHARDS_KEY, assemble, disassemble, read_file
 
     # Until the new file is in its place, the old one names the old folder.
@@ -70,7 +69,7 @@ def convert(source: Path, target: Path, without_optimizer: bool, force: bool) ->
         new = assemble(str(source), state, parts)
     else:
         new = disassemble({key: value for key, value in state.items() if key not in PARTS or key in parts}, shards)
-    checkpoint_utils.torch_persistent_save(new, str(target))
+    save_alone(new, target)
     for folder in replaced:
         shutil.rmtree(folder)
     size = sum(path.stat().st_size for path in (target, *shards.glob("*")) if path.is_file())

@@ -26,6 +26,7 @@ from lst_fairseq.patches import MASTER_KEY, CheckpointError, readable_checkpoint
 from lst_fairseq.sharding.agreement import first_decides
 from lst_fairseq.sharding.config import SHARDS_KEY
 from lst_fairseq.sharding.reader import SafeReader
+from lst_fairseq.utils.files import making
 
 logger = logging.getLogger(__name__)
 
@@ -303,8 +304,6 @@ def assemble(path: str, state: Mapping[str, Any], parts: tuple[str, ...] = PARTS
 def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write a whole state's large tensors into a new folder, in one process; the state with placeholders."""
     skeleton, tensors = split(state, is_large)
-    partial = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
-    os.rename(partial, folder)
+    with making(folder) as partial:
+        dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
     return {**skeleton, SHARDS_KEY: folder.name}

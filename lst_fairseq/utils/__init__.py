@@ -1,1 +1,1 @@
-"""What several parts of the package use and none of them owns."""
+"""What every part of the package may use and that knows none of them."""
