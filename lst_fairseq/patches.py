@@ -12,6 +12,7 @@ import operator
 import os
 import pickle
 import shutil
+import struct
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,13 +27,20 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
+from lst_fairseq.errors import CheckpointError
+from lst_fairseq.integrity import Damaged, check_records, check_state
+
 logger = logging.getLogger(__name__)
 
 MASTER_KEY = "lst_fp32_params"
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, written or used; the message names the file and the remedy."""
+#: What reading a file raises that is not as it should be, besides ``pickle.UnpicklingError``.
+UNREADABLE = (
+    *(EOFError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError, OSError),
+    *(ArithmeticError, MemoryError, struct.error, omegaconf.errors.OmegaConfBaseException),
+)
+#: What using the content of a checkpoint raises that is of other types than they should be.
+STRANGE = (KeyError, IndexError, TypeError, AttributeError, AssertionError, ArithmeticError)
 
 
 def allow_checkpoint_types() -> None:
@@ -79,10 +87,15 @@ def readable_checkpoint(path: str) -> Iterator[None]:
         ) from None
     except CheckpointError:
         raise
-    except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Damaged as error:
+        raise CheckpointError(
+            f"{path}: damaged ({error}); copy it again from where it is whole, or use an earlier one from the same "
+            "folder"
+        ) from None
+    except UNREADABLE as error:
         if getattr(error, "filename", None):  # cannot be opened, and says which
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(
             f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
             f"({reason}); use an earlier one from the same folder"
@@ -96,7 +109,11 @@ def name_unreadable_checkpoints() -> None:
     @functools.wraps(load)
     def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with readable_checkpoint(path):
-            return load(path, *args, **kwargs)
+            if os.path.exists(path):  # and not an address that fairseq's PathManager knows
+                check_records(path)
+            state = load(path, *args, **kwargs)
+            check_state(state)
+            return state
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 
@@ -143,9 +160,13 @@ def name_misfitting_checkpoints() -> None:
         refuse_directory(filename)
         try:
             return load_checkpoint(self, filename, *args, **kwargs)
+        except CheckpointError:
+            raise
         except Exception as error:
             if isinstance(error.__context__, CheckpointError):
                 raise CheckpointError(f"{filename}: {error.__context__}") from None
+            if isinstance(error, STRANGE):
+                raise _strange(filename, error) from error
             raise
 
     @functools.wraps(load_ensemble)
@@ -153,11 +174,22 @@ def name_misfitting_checkpoints() -> None:
         try:
             return load_ensemble(filenames, *args, **kwargs)
         except CheckpointError as error:
-            named = any(str(error).startswith(f"{name}: ") for name in filenames)
+            named = any(str(error).startswith((f"{name}: ", f"{name}/")) for name in filenames)
             raise error if named else CheckpointError(f"{':'.join(filenames)}: {error}") from None
+        except STRANGE as error:
+            raise _strange(":".join(filenames), error) from error
 
     Trainer.load_checkpoint = trainer_load_checkpoint
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
+
+
+def _strange(filename: str, error: Exception) -> CheckpointError:
+    """For content that can be read and is not what any version writes."""
+    reason = " ".join(str(error).split())[:300]
+    return CheckpointError(
+        f"{filename}: holds something else than fairseq-train with this plugin writes ({type(error).__name__}: "
+        f"{reason}); copy it again from where it is whole, or use an earlier one from the same folder"
+    )
 
 
 def explain_failed_saves() -> None:
