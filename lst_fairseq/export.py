@@ -206,7 +206,7 @@ def _checksums(directory: Path) -> dict[str, Checksum]:
 
 
 def _no_export(directory: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({error})")
+    return CheckpointError(f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({error}); {AGAIN}")
 
 
 def _tensors(model: LstModel, module: str) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ class Translator:
     ):
         overrides = {"speech_encoder": speech_encoder, "llm": llm}
         if not Path(checkpoint).exists():
-            raise FileNotFoundError(f"{checkpoint}: no such checkpoint")
+            raise FileNotFoundError(f"{checkpoint}: no such checkpoint; check the path and give the right one")
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
         if getattr((state.get("cfg") or {}).get("task"), "_name", None) != "lst_st":
             raise ValueError(f"{checkpoint}: not a checkpoint of the task lst_st; train one with --task lst_st")

@@ -231,6 +231,10 @@ def check_state(state: Any) -> None:
     for entry in state["optimizer_history"]:
         if not isinstance(entry, dict) or not isinstance(entry.get("num_updates", 0), int):
             raise TypeError("an entry of its optimizer_history is no dict with a number of updates")
+    optimizer = state.get("last_optimizer_state") or {}
+    moments = optimizer.get("state", {}) if isinstance(optimizer, dict) else None
+    if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
+        raise TypeError("its last_optimizer_state is not what an optimiser holds")
     model = state.get("model", {})
     for name, value in model.items() if "lst_record" in model else ():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor | dict):
@@ -250,7 +254,7 @@ def read_json(path: Path) -> Any:
         check_regular(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, Damaged) as error:
-        raise ValueError(f"{path}: no JSON that can be read ({error})") from None
+        raise ValueError(f"{path}: no JSON that can be read ({error}); copy it again") from None
 
 
 def shard_checksums(folder: Path, pattern: str = "*") -> dict[str, dict[str, int | str]]:

@@ -39,10 +39,6 @@ UNREADABLE = (
     *(EOFError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError, OSError),
     *(ArithmeticError, MemoryError, struct.error, omegaconf.errors.OmegaConfBaseException),
 )
-#: What using the content of a checkpoint raises that is of other types than they should be.
-STRANGE = (KeyError, IndexError, TypeError, AttributeError, AssertionError, ArithmeticError)
-
-
 def allow_checkpoint_types() -> None:
     """Let torch >= 2.6 read fairseq's checkpoints with weights only (checkpoint_utils.py:352 calls torch.load plainly).
 
@@ -139,11 +135,16 @@ def read_directories(
 
 
 def refuse_directory(filename: str) -> None:
-    """Raise a CheckpointError if training would start from a directory (trainer.py:482 takes it for a missing file)."""
+    """Raise a CheckpointError for a directory or a link to nothing (trainer.py:482 takes them for a missing file)."""
     if os.path.isdir(filename):
         raise CheckpointError(
             f"{filename}: a directory, and training starts from a checkpoint file; of an exported model give "
             f"--llm {os.path.join(filename, 'llm')} instead"
+        )
+    if os.path.islink(filename) and not os.path.exists(filename):
+        raise CheckpointError(
+            f"{filename}: a link to nothing ({os.readlink(filename)}); bring that file back, or remove the link to "
+            "start anew"
         )
 
 
@@ -160,35 +161,40 @@ def name_misfitting_checkpoints() -> None:
         refuse_directory(filename)
         try:
             return load_checkpoint(self, filename, *args, **kwargs)
-        except CheckpointError:
-            raise
         except Exception as error:
-            if isinstance(error.__context__, CheckpointError):
-                raise CheckpointError(f"{filename}: {error.__context__}") from None
-            if isinstance(error, STRANGE):
-                raise _strange(filename, error) from error
-            raise
+            general = type(error) is Exception and isinstance(error.__context__, Exception)
+            cause = error.__context__ if general else error
+            if (explained := _explained(cause, [filename])) is error:
+                raise
+            raise explained from None if isinstance(cause, CheckpointError) else cause
 
     @functools.wraps(load_ensemble)
     def load_model_ensemble_and_task(filenames: list[str], *args: Any, **kwargs: Any) -> Any:
         try:
             return load_ensemble(filenames, *args, **kwargs)
-        except CheckpointError as error:
-            named = any(str(error).startswith((f"{name}: ", f"{name}/")) for name in filenames)
-            raise error if named else CheckpointError(f"{':'.join(filenames)}: {error}") from None
-        except STRANGE as error:
-            raise _strange(":".join(filenames), error) from error
+        except Exception as error:
+            if (explained := _explained(error, filenames)) is error:
+                raise
+            raise explained from None if isinstance(error, CheckpointError) else error
 
     Trainer.load_checkpoint = trainer_load_checkpoint
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
 
 
-def _strange(filename: str, error: Exception) -> CheckpointError:
-    """For content that can be read and is not what any version writes."""
-    reason = " ".join(str(error).split())[:300]
+def _explained(error: Exception, filenames: list[str]) -> Exception:
+    """An error of using what was read, with file and remedy; itself if it names a file or flag, or is about memory."""
+    text, where = " ".join(str(error).split()), ":".join(filenames)
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
+    named = text.startswith("--") or any(name in text for name in filenames)
+    if isinstance(error, OSError) or memory or (named and isinstance(error, ValueError | CheckpointError)):
+        return error
+    if isinstance(error, ValueError):
+        return ValueError(f"{where}: {text}")
+    if isinstance(error, CheckpointError) or (isinstance(error, AssertionError) and text):
+        return CheckpointError(f"{where}: {text}")
     return CheckpointError(
-        f"{filename}: holds something else than fairseq-train with this plugin writes ({type(error).__name__}: "
-        f"{reason}); copy it again from where it is whole, or use an earlier one from the same folder"
+        f"{where}: holds something else than fairseq-train with this plugin writes ({type(error).__name__}: "
+        f"{text[:300]}); copy it again from where it is whole, or use an earlier one from the same folder"
     )
 
 
