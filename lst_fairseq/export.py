@@ -4,7 +4,7 @@
     OUT/adapter.safetensors   adapter and speech markers
     OUT/frontend.safetensors  the speech encoder, if it was trained
     OUT/frontend/             the speech encoder as it was downloaded, if asked for
-    OUT/lst.json              settings, prompt, and where the speech encoder comes from
+    OUT/lst.json              settings, prompt, where the speech encoder comes from, and the files' checksums
     OUT/README.md             model card
 
 `fairseq-generate --path OUT` and `lst-translate --checkpoint OUT` take the directory as they take a checkpoint.
@@ -26,10 +26,11 @@ from torch import Tensor
 
 from lst_fairseq import register
 from lst_fairseq.errors import CheckpointError
+from lst_fairseq.integrity import Checksum, differences, parse_checksums, read_json
 from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
 from lst_fairseq.models.lora import merge_lora
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import fingerprint
+from lst_fairseq.models.pretrained import fingerprint, weight_files
 from lst_fairseq.utils.checkpoint_files import (
     EXPORTED_DTYPES,
     SETTINGS_FILE,
@@ -42,6 +43,9 @@ from lst_fairseq.utils.files import making
 FORMAT = 1
 #: File of each module that is stored as it is, and where the module lies in the model.
 TENSOR_FILES = {"adapter": "adapter.safetensors", "frontend": "frontend.safetensors"}
+#: Files that may be changed by hand: they say nothing of what the model computes, or are checked otherwise.
+FREE_FILES = {SETTINGS_FILE, "README.md", "generation_config.json", ".gitattributes"}
+AGAIN = "export the checkpoint again"
 
 
 def export(
@@ -114,6 +118,7 @@ def _write(
     # The data is not part of the model.
     for name in ("data", "config_yaml", "cache_features"):
         settings["task"].pop(name, None)
+    settings["files"] = {name: entry.as_dict() for name, entry in _checksums(partial).items()}
     (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(_model_card(model, record, dtype), encoding="utf-8")
 
@@ -125,19 +130,16 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
         CheckpointError: a file is missing or cannot be read, named.
     """
     directory = Path(directory)
-    try:
-        settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
-        if settings["format"] != FORMAT:
-            raise CheckpointError(
-                f"{directory}: format {settings['format']} is not this version's {FORMAT}; update lst_fairseq"
-            )
-        record = CheckpointRecord(**settings["record"])
-        files = [directory / TENSOR_FILES[module] for module in record.held]
-        state = {f"encoder.{name}": value for file in files for name, value in load_file(file).items()}
-    except FileNotFoundError as error:
-        raise not_exported(directory, error) from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{directory}: damaged ({error}); export the checkpoint again") from None
+    settings = _read_settings(directory)
+    record = settings["record"]
+    state: dict[str, Any] = {}
+    for file in (directory / TENSOR_FILES[module] for module in record.held):
+        try:
+            state |= {f"encoder.{name}": value for name, value in load_file(file).items()}
+        except FileNotFoundError as error:
+            raise not_exported(directory, error) from None
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: damaged ({error}); {AGAIN}") from None
     for name, source in record.sources.items():
         if (directory / source["path"]).exists():
             source["path"] = str(directory / source["path"])
@@ -151,6 +153,65 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
         own["frontend"] = settings["frontend"]
     state[RECORD_KEY] = record.to_tensor()
     return {"args": None, "cfg": cfg, "model": state, "task_state": {"lst": own}, "optimizer_history": []}
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    """Content of lst.json, its ``record`` parsed, after a comparison of the directory's files with its table."""
+    path = directory / SETTINGS_FILE
+    try:
+        settings = read_json(path)
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path}: a {type(settings).__name__} and not an object")
+        if settings.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{directory}: format {settings.get('format')!r} is not this version's {FORMAT}; update lst_fairseq"
+            )
+        for name, kinds in {"record": dict, "model": dict, "task": dict, "frontend": dict | None}.items():
+            if name not in settings or not isinstance(settings[name], kinds):
+                raise ValueError(f"{path}: `{name}` is missing, or is no object")
+        settings["record"] = CheckpointRecord.parse(settings["record"])
+        if odd := set(settings["record"].held) - TENSOR_FILES.keys():
+            raise ValueError(f"{path}: `record.held` names {', '.join(odd)}; valid are {', '.join(TENSOR_FILES)}")
+        checksums = parse_checksums(settings.pop("files", {}))
+    except FileNotFoundError as error:
+        raise not_exported(directory, error) from None
+    except CheckpointError as error:
+        raise error if str(error).startswith(str(directory)) else CheckpointError(f"{path}: {error}") from None
+    except ValueError as error:
+        where = "" if str(error).startswith(str(path)) else f"{path}: `files`: "
+        raise CheckpointError(f"{where}{error}: damaged; {AGAIN}") from None
+    _check_files(directory, checksums)
+    return settings
+
+
+def _check_files(directory: Path, checksums: dict[str, Checksum]) -> None:
+    """Compare a directory's files with their checksums; ``llm`` and ``frontend`` may have been left out as a whole.
+
+    Raises:
+        CheckpointError: a file differs or is missing, or there are weights that the table does not name.
+    """
+    if not checksums:  # of an older version
+        return
+    left_out = {part for part in ("llm", "frontend") if not (directory / part).exists()}
+    faults = differences(directory, {name: c for name, c in checksums.items() if name.split("/")[0] not in left_out})
+    faults += [
+        f"{file}: weights that {SETTINGS_FILE} does not name"
+        for part in ("llm", "frontend")
+        for file in weight_files(directory / part)
+        if file.relative_to(directory).as_posix() not in checksums
+    ]
+    if faults:
+        more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise CheckpointError(
+            f"{directory}: damaged, or not all of it ({faults[0]}{more}); {AGAIN}, or copy it again; "
+            f"if the change is meant, remove the file's entry from `files` in {SETTINGS_FILE}"
+        )
+
+
+def _checksums(directory: Path) -> dict[str, Checksum]:
+    """Of all files of a directory that decide what the model computes, by their paths within it."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file() and path.name not in FREE_FILES)
+    return {path.relative_to(directory).as_posix(): Checksum.of(path, with_sha256=True) for path in files}
 
 
 def _tensors(model: LstModel, module: str) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import operator
 import os
 import pickle
 import shutil
+import struct
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,12 +30,19 @@ from fairseq.trainer import Trainer
 
 from lst_fairseq import run_patches
 from lst_fairseq.errors import CheckpointError
+from lst_fairseq.integrity import Damaged, check_records, check_state
 from lst_fairseq.utils.checkpoint_files import incomplete, refused
 from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
 MASTER_KEY = "lst_fp32_params"
+
+#: What reading a file raises that is not as it should be, besides ``pickle.UnpicklingError``.
+UNREADABLE = (
+    *(EOFError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError, OSError),
+    *(ArithmeticError, MemoryError, struct.error, omegaconf.errors.OmegaConfBaseException),
+)
 
 
 def allow_checkpoint_types() -> None:
@@ -77,7 +85,12 @@ def readable_checkpoint(path: str) -> Iterator[None]:
         raise refused(path, error) from None
     except CheckpointError:
         raise
-    except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Damaged as error:
+        raise CheckpointError(
+            f"{path}: damaged ({error}); copy it again from where it is whole, or use an earlier one from the same "
+            "folder"
+        ) from None
+    except UNREADABLE as error:
         if getattr(error, "filename", None):  # cannot be opened, and says which
             raise
         raise incomplete(path, error) from None
@@ -90,7 +103,11 @@ def name_unreadable_checkpoints() -> None:
     @functools.wraps(load)
     def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with readable_checkpoint(path):
-            return load(path, *args, **kwargs)
+            if os.path.exists(path):  # and not an address that fairseq's PathManager knows
+                check_records(path)
+            state = load(path, *args, **kwargs)
+            check_state(state)
+            return state
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 
@@ -131,11 +148,16 @@ def import_no_more_models() -> None:
 
 
 def refuse_directory(filename: str) -> None:
-    """Raise a CheckpointError if training would start from a directory (trainer.py:482 takes it for a missing file)."""
+    """Raise a CheckpointError for a directory or a link to nothing (trainer.py:482 takes them for a missing file)."""
     if os.path.isdir(filename):
         raise CheckpointError(
             f"{filename}: a directory, and training starts from a checkpoint file; of an exported model give "
             f"--llm {os.path.join(filename, 'llm')} instead"
+        )
+    if os.path.islink(filename) and not os.path.exists(filename):
+        raise CheckpointError(
+            f"{filename}: a link to nothing ({os.readlink(filename)}); bring that file back, or remove the link to "
+            "start anew"
         )
 
 
@@ -153,20 +175,40 @@ def name_misfitting_checkpoints() -> None:
         try:
             return load_checkpoint(self, filename, *args, **kwargs)
         except Exception as error:
-            if isinstance(error.__context__, CheckpointError):
-                raise CheckpointError(f"{filename}: {error.__context__}") from None
-            raise
+            general = type(error) is Exception and isinstance(error.__context__, Exception)
+            cause = error.__context__ if general else error
+            if (explained := _explained(cause, [filename])) is error:
+                raise
+            raise explained from None if isinstance(cause, CheckpointError) else cause
 
     @functools.wraps(load_ensemble)
     def load_model_ensemble_and_task(filenames: list[str], *args: Any, **kwargs: Any) -> Any:
         try:
             return load_ensemble(filenames, *args, **kwargs)
-        except CheckpointError as error:
-            named = any(str(error).startswith(f"{name}: ") for name in filenames)
-            raise error if named else CheckpointError(f"{':'.join(filenames)}: {error}") from None
+        except Exception as error:
+            if (explained := _explained(error, filenames)) is error:
+                raise
+            raise explained from None if isinstance(error, CheckpointError) else error
 
     Trainer.load_checkpoint = trainer_load_checkpoint
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
+
+
+def _explained(error: Exception, filenames: list[str]) -> Exception:
+    """An error of using what was read, with file and remedy; itself if it names a file or flag, or is about memory."""
+    text, where = " ".join(str(error).split()), ":".join(filenames)
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
+    named = text.startswith("--") or any(name in text for name in filenames)
+    if isinstance(error, OSError) or memory or (named and isinstance(error, ValueError | CheckpointError)):
+        return error
+    if isinstance(error, ValueError):
+        return ValueError(f"{where}: {text}")
+    if isinstance(error, CheckpointError) or (isinstance(error, AssertionError) and text):
+        return CheckpointError(f"{where}: {text}")
+    return CheckpointError(
+        f"{where}: holds something else than fairseq-train with this plugin writes ({type(error).__name__}: "
+        f"{text[:300]}); copy it again from where it is whole, or use an earlier one from the same folder"
+    )
 
 
 def explain_failed_saves() -> None:

@@ -27,7 +27,7 @@ from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE,
 from lst_fairseq.data.sampling import sampled, sampled_sizes
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import model_config, model_directory
+from lst_fairseq.models.pretrained import in_words, model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
 from lst_fairseq.task_config import MAX_SOURCE_SECONDS, LstTaskConfig
 
@@ -83,12 +83,15 @@ class LstTask(SpeechToTextTask):
         n_logits = model_config(directory, "--llm").get_text_config().vocab_size
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
+        except Exception as error:  # tokenizers, which is Rust, raises Exception itself
             raise ValueError(
                 f"--llm {directory}: no tokenizer that transformers can read; give the directory of an LLM with its "
-                f"tokenizer, as save_pretrained writes them ({error})"
+                f"tokenizer, as save_pretrained writes them ({in_words(error)})"
             ) from error
-        self.tgt_dict.bind(tokenizer, n_logits)
+        try:
+            self.tgt_dict.bind(tokenizer, n_logits)
+        except (ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"--llm {directory}: {in_words(error)}") from error
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> BaseFairseqModel:
         if self.tgt_dict.tokenizer is None:

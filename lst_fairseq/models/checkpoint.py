@@ -7,7 +7,7 @@ state dict is all that fairseq hands to a model when it resumes, fine-tunes or g
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -59,12 +59,49 @@ class CheckpointRecord:
 
     @classmethod
     def from_tensor(cls, tensor: Tensor) -> "CheckpointRecord":
-        record = json.loads(bytes(tensor.tolist()).decode())
-        if record.get("format") != FORMAT:
+        """As :meth:`parse`, of what :meth:`to_tensor` returned."""
+        try:
+            content = json.loads(bytes(tensor.tolist()).decode())
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise _no_record(f"it is no JSON: {error}") from None
+        return cls.parse(content)
+
+    @classmethod
+    def parse(cls, content: Any) -> "CheckpointRecord":
+        """From JSON.
+
+        Raises:
+            CheckpointError: of another format, or damaged; says in which field.
+        """
+        if not isinstance(content, dict):
+            raise _no_record(f"it is a {type(content).__name__} and not an object")
+        if content.get("format") != FORMAT:
             raise CheckpointError(
-                f"checkpoint format {record.get('format')} is not this version's {FORMAT}; update lst_fairseq"
+                f"checkpoint format {content.get('format')!r} is not this version's {FORMAT}; update lst_fairseq"
             )
-        return cls(**record)
+        known = {entry.name for entry in fields(cls)}
+        if odd := known ^ content.keys():
+            raise _no_record(f"fields missing or unknown: {_listed(sorted(odd))}")
+        record = cls(**content)
+        if not isinstance(record.held, list) or any(module not in MODULES for module in record.held):
+            raise _no_record(f"`held` is {record.held!r:.100}, and not a list of {', '.join(MODULES)}")
+        sources = record.sources
+        if not isinstance(sources, dict) or sources.keys() != {"frontend", "llm"}:
+            raise _no_record("`sources` does not name frontend and llm")
+        for name, source in sources.items():
+            texts = isinstance(source, dict) and all(isinstance(value, str) for value in source.values())
+            if not texts or source.keys() != {"path", "fingerprint"}:
+                raise _no_record(f"`sources.{name}` is not a path and a fingerprint")
+        if not isinstance(record.prompt, dict) or not isinstance(record.tokenizer, str):
+            raise _no_record("`prompt` is no object, or `tokenizer` is no text")
+        return record
+
+
+def _no_record(reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the record of what it holds ({RECORD_KEY}) is damaged ({reason}); copy it again from where it is whole, or "
+        "use an earlier one"
+    )
 
 
 def aliases(model: nn.Module) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 import struct
 from collections.abc import Collection, Iterator
@@ -12,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+
+from lst_fairseq.integrity import Damaged, check_records, check_regular, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,9 @@ SAMPLE_BYTES = 1024
 
 #: ``--attn-implementation``.
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+
+#: Of an error that is about the attention implementation.
+ATTENTION = re.compile("attention|attn", re.IGNORECASE)
 
 #: ORG/NAME of the Hugging Face hub.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -117,8 +121,10 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
         model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
         if not known or model_type in known:
             return AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{flag} {directory}: transformers cannot read its config.json: {error}") from error
+    except Exception as error:  # the checks of transformers' configurations raise what they like
+        raise ValueError(
+            f"{flag} {directory}: transformers cannot read its config.json: {in_words(error)}; copy it again"
+        ) from error
     raise ValueError(
         f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(known)}"
     )
@@ -154,9 +160,7 @@ def load_pretrained(
     if attn_implementation is not None:
         check_attention(attn_implementation, directory)
         settings["attn_implementation"] = attn_implementation
-    for file in weight_files(directory):
-        if file.suffix == ".safetensors":
-            _safetensors_header(file)
+    _check_weights(directory)
     try:
         with without_load_report():
             model, info = cls.from_pretrained(
@@ -168,15 +172,21 @@ def load_pretrained(
                 ignore_mismatched_sizes=True,  # check_loaded lists them; transformers' own error does not
                 **settings,
             )
-    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{directory}: the weights cannot be loaded ({reason}); copy the model again") from error
-    except (ImportError, ValueError) as error:
-        if attn_implementation is None:
-            raise
-        raise ValueError(_attention_message(attn_implementation, directory, str(error))) from error
+    except Exception as error:  # a damaged configuration or file fails anywhere in transformers
+        attention = isinstance(error, ImportError | ValueError) and ATTENTION.search(str(error))
+        if attn_implementation is not None and attention:
+            raise ValueError(_attention_message(attn_implementation, directory, str(error))) from error
+        raise ValueError(
+            f"{directory}: the weights cannot be loaded ({in_words(error)}); copy the model again, its config.json too"
+        ) from error
     check_loaded(info, directory, unused)
     return model
+
+
+def in_words(error: Exception) -> str:
+    """An error of a library on one line of bounded length, with its type where the text is short."""
+    text = " ".join(str(error).split())[:300]
+    return text if len(text) > 20 else f"{type(error).__name__}: {text}"
 
 
 def check_attention(attn_implementation: str, directory: Path) -> None:
@@ -239,24 +249,45 @@ def _file_samples(file: Path) -> bytes:
 
 
 def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says about each tensor, and where its data begins; an error if the file is cut short."""
+    """What a safetensors file says about each tensor, and where its data begins.
+
+    Raises:
+        ValueError: the file is cut short or damaged; names it.
+    """
+    try:
+        check_regular(file)
+        with safe_open(file, framework="pt"):  # compares names, types, shapes, places and the file's size
+            pass
+    except (SafetensorError, OSError, Damaged) as error:
+        raise ValueError(f"{file}: not a safetensors file, truncated or damaged ({error}); copy it again") from None
     with open(file, "rb") as f:
-        header_bytes = f.read(8)
-        if len(header_bytes) < 8:
-            raise ValueError(f"{file}: not a safetensors file, or truncated; copy it again")
-        (length,) = struct.unpack("<Q", header_bytes)
-        start = 8 + length
-        try:
-            header = json.loads(f.read(length)) if start <= file.stat().st_size else None
-        except ValueError:
-            header = None
-    if header is None:
-        raise ValueError(f"{file}: not a safetensors file, or truncated; copy it again")
+        (length,) = struct.unpack("<Q", f.read(8))
+        header = json.loads(f.read(length))
     header.pop("__metadata__", None)
-    for name, entry in header.items():
-        if start + entry["data_offsets"][1] > file.stat().st_size:
-            raise ValueError(f"{file}: truncated in tensor {name}; copy it again")
-    return header, start
+    return header, 8 + length
+
+
+def _check_weights(directory: Path) -> None:
+    """Look at all that can be seen to be damaged before transformers reads a directory's weights.
+
+    Raises:
+        ValueError: names the file.
+    """
+    for file in weight_files(directory):
+        if file.suffix == ".safetensors":
+            _safetensors_header(file)
+            continue
+        try:
+            check_records(file)
+        except RuntimeError as error:
+            raise ValueError(f"{file}: truncated or damaged ({error}); copy it again") from None
+    for file in directory.glob("*.index.json"):
+        index = read_json(file)
+        names = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ValueError(f"{file}: no table of weights (weight_map); copy it again")
+        if missing := sorted(name for name in set(names.values()) if not (directory / name).is_file()):
+            raise ValueError(f"{file}: names {', '.join(missing[:8])}, which are not there; copy the model again")
 
 
 def _samples(file: Path, begin: int, size: int) -> bytes:

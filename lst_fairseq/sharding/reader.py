@@ -77,8 +77,9 @@ class SafeReader(FileSystemReader):
                 f"{path}: refused, since it holds more than the places of tensors, and reading it could run code "
                 f"({error}); use a sharded checkpoint that fairseq-train wrote with this plugin"
             ) from None
-        except (EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"{path}: damaged ({error}); use an earlier checkpoint") from None
+        except Exception as error:  # of what a damaged pickle may raise there is no end
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise CheckpointError(f"{path}: damaged ({reason}); use an earlier checkpoint") from None
         if index.storage_meta is None:
             index.storage_meta = metadata.StorageMeta()
         index.storage_meta.load_id = self.load_id

@@ -13,17 +13,27 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lst_fairseq.integrity import (
+    check_records,
+    check_state,
+    shard_checksums,
+    shard_faults,
+    shards_error,
+    write_shard_checksums,
+)
 from lst_fairseq.patches import MASTER_KEY, CheckpointError, readable_checkpoint
-from lst_fairseq.sharding.agreement import first_decides
+from lst_fairseq.sharding.agreement import first_decides, gathered
 from lst_fairseq.sharding.config import SHARDS_KEY
 from lst_fairseq.sharding.reader import SafeReader
 from lst_fairseq.utils.files import making
@@ -135,14 +145,46 @@ def save_shards(state: Mapping[str, Any], save_dir: str, updates: int) -> dict[s
     partial = folder.with_name(f"{name}.tmp")
     try:
         dcp.save(dict(tensors), checkpoint_id=str(partial))
-    except Exception as error:
-        reason = " ".join(str(error).split())[-300:]
-        raise CheckpointError(
-            f"{partial}: writing a sharded checkpoint failed ({reason}); those written before are untouched: free some "
-            "space, or set another --save-dir that all processes see, and run the same command again to go on"
-        ) from error
-    first_decides(lambda: os.rename(partial, folder))
+    except (Exception, CheckpointException) as error:
+        raise _failed_shards(partial, error) from error
+    tables = gathered(_own_checksums(partial, torch.distributed.get_rank()))
+
+    def finish() -> None:
+        for table in tables:
+            if isinstance(table, OSError):
+                raise _failed_shards(partial, table)
+        write_shard_checksums(partial, {name: entry for table in tables for name, entry in table.items()})
+        os.rename(partial, folder)
+
+    first_decides(finish)
     return {**skeleton, SHARDS_KEY: name}
+
+
+def _failed_shards(partial: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{partial}: writing a sharded checkpoint failed ({_in_words(_cause(error))}); those written "
+        "before are untouched: free some space, or set another --save-dir that all processes see, "
+        "and run the same command again to go on"
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first process's error of those that torch reports together."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    return next((failure for failure, _ in failures.values()), error)
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
+
+
+def _own_checksums(folder: Path, rank: int) -> dict[str, Any] | OSError:
+    """Of the files that a process has written; the first one wrote the index too."""
+    try:
+        own = shard_checksums(folder, f"__{rank}_*")
+        return {**own, **shard_checksums(folder, ".metadata")} if rank == 0 else own
+    except OSError as error:
+        return error
 
 
 def _start_folder(save_dir: Path, updates: int) -> str:
@@ -161,6 +203,7 @@ def _start_folder(save_dir: Path, updates: int) -> str:
 
 def _shards_named_in(path: Path) -> str | None:
     with readable_checkpoint(str(path)):
+        check_records(path, tensors=False)
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return state.get(SHARDS_KEY) if isinstance(state, dict) else None
 
@@ -197,10 +240,39 @@ class Shards:
 
     def read(self, targets: Mapping[str, Tensor]) -> None:
         """As :meth:`WholeFile.read`."""
-        dcp.load(dict(targets), storage_reader=SafeReader(self.folder))
+        with readable_shards(self.folder):
+            dcp.load(dict(targets), storage_reader=SafeReader(self.folder))
 
 
 Source = WholeFile | Shards
+
+
+@contextmanager
+def readable_shards(folder: Path) -> Iterator[None]:
+    """Turn what reading a folder of shards raises into a CheckpointError that names the folder and the remedy."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (Exception, CheckpointException) as error:
+        cause = _cause(error)
+        if isinstance(cause, CheckpointError):
+            raise CheckpointError(str(cause)) from None
+        raise CheckpointError(
+            f"{folder}: shards that cannot be read ({_in_words(cause)}); copy the folder again from "
+            "where it is whole, or use an earlier checkpoint"
+        ) from error
+
+
+def check_shards(folder: Path) -> None:
+    """Compare the files of a folder with their checksums, each process some of them; all processes have to call.
+
+    Raises:
+        CheckpointError: one is not what was written; in all processes alike.
+    """
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    if faults := [fault for found in gathered(shard_faults(folder, rank, size)) for fault in found]:
+        raise shards_error(folder, faults)
 
 
 def open_checkpoint(path: str, device: torch.device) -> tuple[dict[str, Any], Source] | None:
@@ -225,7 +297,9 @@ def open_checkpoint(path: str, device: torch.device) -> tuple[dict[str, Any], So
     if skeleton is None:
         return None
     if SHARDS_KEY in skeleton:
-        return skeleton, Shards(shards_folder(path, skeleton))
+        folder = shards_folder(path, skeleton)
+        check_shards(folder)
+        return skeleton, Shards(folder)
     return skeleton, WholeFile(tensors, device)
 
 
@@ -256,9 +330,9 @@ def changed_parts(state: Mapping[str, Any], change: Callable[[int, Tensor], Tens
 def read_file(path: str) -> dict[str, Any]:
     """A checkpoint's file, its tensors left on disk until they are looked at."""
     with readable_checkpoint(path):
+        check_records(path)
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        if not isinstance(state, dict) or "optimizer_history" not in state:
-            raise KeyError("optimizer_history")
+        check_state(state)
         return state
 
 
@@ -287,16 +361,25 @@ def assemble(path: str, state: Mapping[str, Any], parts: tuple[str, ...] = PARTS
     if SHARDS_KEY not in state:
         return dict(state)
     folder = shards_folder(path, state)
+    if faults := shard_faults(folder):
+        raise shards_error(folder, faults)
     stored = SafeReader(folder).read_metadata().state_dict_metadata
     state = {key: value for key, value in state.items() if key not in PARTS or key in parts}
     tensors: dict[str, Tensor] = {}
 
     def target(name: str, value: dict[str, list[int]]) -> Tensor:
-        tensors[name] = torch.empty(value[SHAPE_KEY], dtype=stored[name].properties.dtype)
+        found = stored.get(name)
+        if list(getattr(found, "size", ())) != value[SHAPE_KEY]:
+            raise CheckpointError(
+                f"{folder}: holds no {name} of the shape {value[SHAPE_KEY]} that {path} names; the two do not belong "
+                "together: copy both again, or use an earlier checkpoint"
+            )
+        tensors[name] = torch.empty(value[SHAPE_KEY], dtype=found.properties.dtype)
         return tensors[name]
 
-    whole = changed(state, is_placeholder, target)
-    dcp.load(dict(tensors), storage_reader=SafeReader(folder), no_dist=True)
+    with readable_shards(folder):
+        whole = changed(state, is_placeholder, target)
+        dcp.load(dict(tensors), storage_reader=SafeReader(folder), no_dist=True)
     del whole[SHARDS_KEY]
     return changed(whole, lambda value: isinstance(value, Tensor), lambda _, tensor: fp32(tensor))
 
@@ -306,4 +389,5 @@ def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     skeleton, tensors = split(state, is_large)
     with making(folder) as partial:
         dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
+        write_shard_checksums(partial, shard_checksums(partial))
     return {**skeleton, SHARDS_KEY: folder.name}

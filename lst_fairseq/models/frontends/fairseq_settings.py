@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import pickle
 import re
-import struct
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ import numpy as np
 import torch
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import OmegaConf
+
+from lst_fairseq.integrity import check_records
+from lst_fairseq.patches import UNREADABLE
 
 #: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
 MODELS = {
@@ -30,6 +32,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: it is refused or truncated; the message names it.
     """
     try:
+        check_records(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
@@ -38,7 +41,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"reading it could run code ({asked[1] if asked else 'unknown content'}); use the file as its authors "
             "publish it"
         ) from None
-    except (EOFError, RuntimeError, KeyError, TypeError, AttributeError, ValueError, OSError, struct.error) as error:
+    except UNREADABLE as error:
         if getattr(error, "filename", None):  # cannot be opened, and says which
             raise
         reason = " ".join(str(error).split())[:300]

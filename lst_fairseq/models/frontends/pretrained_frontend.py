@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lst_fairseq.integrity import read_json
 from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
 from lst_fairseq.models.pretrained import load_pretrained
 
@@ -65,7 +66,9 @@ class PretrainedFrontend(SpeechFrontend):
             ValueError: weights are missing or of another shape, there is no such layer, or no CTC head.
         """
         path = directory / "preprocessor_config.json"
-        preprocessor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        preprocessor = read_json(path) if path.is_file() else {}
+        if not isinstance(preprocessor, dict):
+            raise ValueError(f"{path}: a {type(preprocessor).__name__} and not an object; copy it again")
         if options.ctc:
             _check_ctc(directory, config)
 
