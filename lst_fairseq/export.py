@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lst_fairseq.checkpoints.settings import as_data, check, check_record, check_task_state
 from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
 from lst_fairseq.models.lora import merge_lora
 from lst_fairseq.models.lst import LstModel
@@ -122,7 +123,7 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
             raise CheckpointError(
                 f"{directory}: format {settings['format']} is not this version's {FORMAT}; update lst_fairseq"
             )
-        record = CheckpointRecord(**settings["record"])
+        record = CheckpointRecord(**check_record(str(directory / SETTINGS_FILE), settings["record"]))
         files = [directory / TENSOR_FILES[module] for module in record.held]
         state = {f"encoder.{name}": value for file in files for name, value in load_file(file).items()}
     except FileNotFoundError as error:
@@ -136,12 +137,16 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
             source["path"] = str(directory / source["path"])
         settings["task"]["speech_encoder" if name == "frontend" else name] = source["path"]
     task = {**settings["task"], "data": str(directory), "config_yaml": "config.yaml"}
-    cfg = OmegaConf.create({"model": settings["model"], "task": task})
+    said = {"cfg": {"model": settings["model"], "task": task}, "model": state}
+    said = as_data(str(directory / SETTINGS_FILE), said)
+    check(str(directory / SETTINGS_FILE), said)
+    cfg = OmegaConf.create(said["cfg"])
     if arg_overrides:
         overwrite_args_by_name(cfg, arg_overrides)
     own = {"speech_encoder": cfg.task.speech_encoder, "llm": cfg.task.llm, "prompt": record.prompt}
     if settings["frontend"] is not None:
         own["frontend"] = settings["frontend"]
+    check_task_state(str(directory / SETTINGS_FILE), {"lst": own})
     state[RECORD_KEY] = record.to_tensor()
     return {"args": None, "cfg": cfg, "model": state, "task_state": {"lst": own}, "optimizer_history": []}
 

@@ -304,7 +304,10 @@ def share_no_missing_parameters() -> None:
 @functools.cache
 def apply() -> None:
     """Apply every repair, once in a process."""
+    from lst_fairseq.checkpoints import loading  # whose errors are those of this module
+
     allow_checkpoint_types()
+    loading.install()
     name_unreadable_checkpoints()
     name_misfitting_checkpoints()
     explain_failed_saves()

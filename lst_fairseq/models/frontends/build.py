@@ -10,6 +10,7 @@ from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, Speech
 from lst_fairseq.models.frontends.fairseq_checkpoint import load_fairseq_frontend
 from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
 from lst_fairseq.models.pretrained import fingerprint, model_config, model_directory, model_source
+from lst_fairseq.patches import CheckpointError
 
 DEFAULTS = FrontendOptions()
 
@@ -38,9 +39,18 @@ def build_frontend(
     except ValueError:
         if settings is None or (path and Path(path).expanduser().exists()):
             raise
-        return FRONTENDS[settings["kind"]].empty(settings, options)
+        return _from_settings(settings, options)
     config = model_config(directory, "--speech-encoder", known=transformers_kinds())
     return FRONTENDS[config.model_type].load(directory, config, options)
+
+
+def _from_settings(settings: dict[str, Any], options: FrontendOptions) -> SpeechFrontend:
+    try:
+        return FRONTENDS[settings["kind"]].empty(settings, options)
+    except Exception as error:  # transformers and fairseq fail in many ways over settings of wrong types
+        raise CheckpointError(
+            f"the settings of its speech encoder make no model ({' '.join(repr(error).split())[:300]}); copy it again"
+        ) from error
 
 
 def encoder_fingerprint(path: str, options: FrontendOptions) -> str:
