@@ -13,7 +13,6 @@ from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.speech_to_text import SpeechToTextTask
 from torch.distributed.fsdp import FSDPModule
-from transformers import AutoTokenizer
 
 from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_samples
 from lst_fairseq.data.data_cfg import LstDataConfig
@@ -26,7 +25,7 @@ from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE,
 from lst_fairseq.data.sampling import sampled, sampled_sizes
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import model_config, model_directory
+from lst_fairseq.models.pretrained import OwnCodeError, load_tokenizer, model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
 from lst_fairseq.search import BeamSearchGenerator, check_flags
 from lst_fairseq.task_config import MAX_SOURCE_SECONDS, LstTaskConfig
@@ -80,7 +79,9 @@ class LstTask(SpeechToTextTask):
         directory = model_directory(self.cfg.llm, "--llm")
         n_logits = model_config(directory, "--llm").get_text_config().vocab_size
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            tokenizer = load_tokenizer(directory, "--llm")
+        except OwnCodeError:
+            raise
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"--llm {directory}: no tokenizer that transformers can read; give the directory of an LLM with its "

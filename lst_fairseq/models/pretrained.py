@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import is_flash_attn_2_available, logging
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
@@ -23,6 +23,9 @@ SAMPLE_BYTES = 1024
 
 #: ``--attn-implementation``.
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+
+#: How transformers opens any directory: nothing is downloaded, and no Python in it is run, or asked about.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 #: ORG/NAME of the Hugging Face hub.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -81,12 +84,43 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
     try:
         model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
         if not known or model_type in known:
-            return AutoConfig.from_pretrained(directory, local_files_only=True)
+            return AutoConfig.from_pretrained(directory, **LOCAL)
     except (ValueError, KeyError, OSError) as error:
+        refuse_own_code(directory, flag, error)
         raise ValueError(f"{flag} {directory}: transformers cannot read its config.json: {error}") from error
     raise ValueError(
         f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(known)}"
     )
+
+
+def load_tokenizer(directory: Path, flag: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory.
+
+    Raises:
+        ValueError: it needs Python code of its own; or what transformers raises over a missing or damaged one.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(directory, **LOCAL)
+    except ValueError as error:
+        refuse_own_code(directory, flag, error)
+        raise
+
+
+def refuse_own_code(directory: Path, flag: str, error: Exception) -> None:
+    """Say in one line that a directory needs its own Python code, if that is what transformers' error is about.
+
+    Raises:
+        OwnCodeError: that is so.
+    """
+    if "trust_remote_code" in str(error):
+        raise OwnCodeError(
+            f"{flag}{' ' * bool(flag)}{directory}: needs Python code of its own (auto_map in its JSON files), which "
+            "is never run; give a model of a type that transformers knows by itself"
+        ) from None
+
+
+class OwnCodeError(ValueError):
+    """A directory whose model works only with Python code that comes with it."""
 
 
 def load_pretrained(
@@ -128,7 +162,7 @@ def load_pretrained(
                 directory,
                 config=config,
                 dtype=dtype,
-                local_files_only=True,
+                **LOCAL,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # check_loaded lists them; transformers' own error does not
                 **settings,
@@ -137,6 +171,7 @@ def load_pretrained(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{directory}: the weights cannot be loaded ({reason}); copy the model again") from error
     except (ImportError, ValueError) as error:
+        refuse_own_code(directory, "", error)
         if attn_implementation is None:
             raise
         raise ValueError(_attention_message(attn_implementation, directory, str(error))) from error
