@@ -12,6 +12,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ from lst_fairseq.models.lora import merge_lora
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import fingerprint
 from lst_fairseq.patches import CheckpointError
+from lst_fairseq.utils.markdown import code_span
 
 FORMAT = 1
 SETTINGS_FILE = "lst.json"
@@ -168,15 +170,21 @@ def _copy(source: Path, directory: Path) -> str:
     return f"frontend/{source.name}"
 
 
+def _language(code: str) -> str:
+    return code if re.fullmatch(r"[\w-]+", code) else code_span(code)
+
+
 def _model_card(model: LstModel, record: CheckpointRecord, dtype: str) -> str:
     sources, prompt = model.record.sources, model.record.prompt
-    languages = f"{prompt['src_lang']} to {prompt['tgt_lang'] or 'the language that the prompt names'}"
+    codes = {name: _language(prompt[name]) for name in ("src_lang", "tgt_lang") if prompt[name]}
+    languages = f"{codes['src_lang']} to {codes.get('tgt_lang', 'the language that the prompt names')}"
+    names = {module: code_span(Path(source["path"]).name, in_table=True) for module, source in sources.items()}
     trained = ", ".join(model.record.held)
     frontend = record.sources["frontend"]
     if "frontend" in record.held:
         where = "trained, in `frontend.safetensors`"
     elif frontend["path"] != sources["frontend"]["path"]:
-        where = f"in `{frontend['path']}`"
+        where = f"in {code_span(frontend['path'], in_table=True)}"
     else:
         where = f"not included (fingerprint {frontend['fingerprint']})"
     return f"""---
@@ -192,11 +200,11 @@ lst-fairseq.
 
 | part | from |
 |---|---|
-| speech encoder | `{Path(sources["frontend"]["path"]).name}`, {where} |
+| speech encoder | {names["frontend"]}, {where} |
 | adapter | `adapter.safetensors`, {type(model.encoder.adapter).__name__} |
-| LLM | `{Path(sources["llm"]["path"]).name}`, in `llm`, {dtype} |
+| LLM | {names["llm"]}, in `llm`, {dtype} |
 
-Trained: {trained}. Prompt: `{prompt["template"]}`.
+Trained: {trained}. Prompt: {code_span(prompt["template"])}.
 
     lst-translate --checkpoint DIRECTORY audio.wav
     fairseq-generate DATA --user-dir $(lst-translate --user-dir) --task lst_st --path DIRECTORY --gen-subset tst-COMMON

@@ -153,7 +153,7 @@ def name_misfitting_checkpoints() -> None:
         try:
             return load_ensemble(filenames, *args, **kwargs)
         except CheckpointError as error:
-            named = any(str(error).startswith(f"{name}: ") for name in filenames)
+            named = any(str(error).startswith((f"{name}: ", f"{name}/")) for name in filenames)
             raise error if named else CheckpointError(f"{':'.join(filenames)}: {error}") from None
 
     Trainer.load_checkpoint = trainer_load_checkpoint
