@@ -134,7 +134,7 @@ def build(args: argparse.Namespace, folder: Path, device: torch.device) -> tuple
     def random_weights(auto_class: Any, directory: Path, config: Any, **settings: Any) -> Any:
         settings["dtype"] = getattr(torch, args.dtype)
         with device:
-            return auto_class.from_config(config, **settings)
+            return auto_class.from_config(config, trust_remote_code=False, **settings)
 
     real = lst.load_pretrained
 

@@ -11,6 +11,7 @@
 """
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lst_fairseq import register
+from lst_fairseq.checkpoints.settings import as_data, check, check_record, check_task_state
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.integrity import Checksum, differences, parse_checksums, read_json
 from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
@@ -39,6 +41,7 @@ from lst_fairseq.utils.checkpoint_files import (
     not_exported,
 )
 from lst_fairseq.utils.files import making
+from lst_fairseq.utils.markdown import code_span
 
 FORMAT = 1
 #: File of each module that is stored as it is, and where the module lies in the model.
@@ -145,12 +148,16 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
             source["path"] = str(directory / source["path"])
         settings["task"]["speech_encoder" if name == "frontend" else name] = source["path"]
     task = {**settings["task"], "data": str(directory), "config_yaml": "config.yaml"}
-    cfg = OmegaConf.create({"model": settings["model"], "task": task})
+    said = {"cfg": {"model": settings["model"], "task": task}, "model": state}
+    said = as_data(str(directory / SETTINGS_FILE), said)
+    check(str(directory / SETTINGS_FILE), said)
+    cfg = OmegaConf.create(said["cfg"])
     if arg_overrides:
         overwrite_args_by_name(cfg, arg_overrides)
     own = {"speech_encoder": cfg.task.speech_encoder, "llm": cfg.task.llm, "prompt": record.prompt}
     if settings["frontend"] is not None:
         own["frontend"] = settings["frontend"]
+    check_task_state(str(directory / SETTINGS_FILE), {"lst": own})
     state[RECORD_KEY] = record.to_tensor()
     return {"args": None, "cfg": cfg, "model": state, "task_state": {"lst": own}, "optimizer_history": []}
 
@@ -169,7 +176,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         for name, kinds in {"record": dict, "model": dict, "task": dict, "frontend": dict | None}.items():
             if name not in settings or not isinstance(settings[name], kinds):
                 raise ValueError(f"{path}: `{name}` is missing, or is no object")
-        settings["record"] = CheckpointRecord.parse(settings["record"])
+        settings["record"] = check_record(str(path), CheckpointRecord.parse(settings["record"]))
         if odd := set(settings["record"].held) - TENSOR_FILES.keys():
             raise ValueError(f"{path}: `record.held` names {', '.join(odd)}; valid are {', '.join(TENSOR_FILES)}")
         checksums = parse_checksums(settings.pop("files", {}))
@@ -231,15 +238,21 @@ def _copy(source: Path, directory: Path) -> str:
     return f"frontend/{source.name}"
 
 
+def _language(code: str) -> str:
+    return code if re.fullmatch(r"[\w-]+", code) else code_span(code)
+
+
 def _model_card(model: LstModel, record: CheckpointRecord, dtype: str) -> str:
     sources, prompt = model.record.sources, model.record.prompt
-    languages = f"{prompt['src_lang']} to {prompt['tgt_lang'] or 'the language that the prompt names'}"
+    codes = {name: _language(prompt[name]) for name in ("src_lang", "tgt_lang") if prompt[name]}
+    languages = f"{codes['src_lang']} to {codes.get('tgt_lang', 'the language that the prompt names')}"
+    names = {module: code_span(Path(source["path"]).name, in_table=True) for module, source in sources.items()}
     trained = ", ".join(model.record.held)
     frontend = record.sources["frontend"]
     if "frontend" in record.held:
         where = "trained, in `frontend.safetensors`"
     elif frontend["path"] != sources["frontend"]["path"]:
-        where = f"in `{frontend['path']}`"
+        where = f"in {code_span(frontend['path'], in_table=True)}"
     else:
         where = f"not included (fingerprint {frontend['fingerprint']})"
     return f"""---
@@ -255,11 +268,11 @@ lst-fairseq.
 
 | part | from |
 |---|---|
-| speech encoder | `{Path(sources["frontend"]["path"]).name}`, {where} |
+| speech encoder | {names["frontend"]}, {where} |
 | adapter | `adapter.safetensors`, {type(model.encoder.adapter).__name__} |
-| LLM | `{Path(sources["llm"]["path"]).name}`, in `llm`, {dtype} |
+| LLM | {names["llm"]}, in `llm`, {dtype} |
 
-Trained: {trained}. Prompt: `{prompt["template"]}`.
+Trained: {trained}. Prompt: {code_span(prompt["template"])}.
 
     lst-translate --checkpoint DIRECTORY audio.wav
     fairseq-generate DATA --user-dir $(lst-translate --user-dir) --task lst_st --path DIRECTORY --gen-subset tst-COMMON

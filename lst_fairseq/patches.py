@@ -29,6 +29,7 @@ from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
 from lst_fairseq import run_patches
+from lst_fairseq.checkpoints import loading
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.integrity import Damaged, check_records, check_state
 from lst_fairseq.utils.checkpoint_files import incomplete, refused
@@ -369,6 +370,7 @@ def share_no_missing_parameters() -> None:
 def apply() -> None:
     """Apply every repair, once in a process."""
     allow_checkpoint_types()
+    loading.install()
     name_unreadable_checkpoints()
     name_misfitting_checkpoints()
     explain_failed_saves()

@@ -132,7 +132,8 @@ def _empty_llm(cfg: Any, config: PretrainedConfig, trained: Sequence[str]) -> Pr
     dtype = (config.dtype or torch.float32) if cfg.llm_dtype == "auto" else getattr(torch, cfg.llm_dtype)
     attention = attention_for(config, cfg.attn_implementation)
     attention = ATTENTION if attention == "flash_attention_2" else attention
-    llm = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    settings = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": False}
+    llm = AutoModelForCausalLM.from_config(config, **settings)
     if cfg.llm_gradient_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if "lora" in trained:

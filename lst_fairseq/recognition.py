@@ -13,14 +13,14 @@ import numpy as np
 import regex
 import torch
 from fairseq.data import Dictionary
-from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer
+from transformers import Wav2Vec2CTCTokenizer
 
 from lst_fairseq import register
 from lst_fairseq.data.audio import SAMPLE_RATE, read_segment
 from lst_fairseq.data.manifest import Row
 from lst_fairseq.data.preparation import PrepError, read_text
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend, encoder_fingerprint
-from lst_fairseq.models.pretrained import ctc_source
+from lst_fairseq.models.pretrained import OwnCodeError, ctc_source, load_tokenizer
 
 OPTIONS = FrontendOptions(ctc=True)
 #: Batches whose audio is read while the model works on an earlier one.
@@ -49,7 +49,9 @@ def model_labels(directory: Path) -> Labels:
         PrepError: there is none.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = load_tokenizer(directory, "--speech-encoder")
+    except OwnCodeError as error:
+        raise PrepError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise PrepError(

@@ -27,7 +27,7 @@ from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE,
 from lst_fairseq.data.sampling import sampled, sampled_sizes
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import in_words, model_config, model_directory
+from lst_fairseq.models.pretrained import OwnCodeError, in_words, load_tokenizer, model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
 from lst_fairseq.task_config import MAX_SOURCE_SECONDS, LstTaskConfig
 
@@ -77,12 +77,12 @@ class LstTask(SpeechToTextTask):
         return task
 
     def _bind_dictionary(self) -> None:
-        from transformers import AutoTokenizer
-
         directory = model_directory(self.cfg.llm, "--llm")
         n_logits = model_config(directory, "--llm").get_text_config().vocab_size
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            tokenizer = load_tokenizer(directory, "--llm")
+        except OwnCodeError:
+            raise
         except Exception as error:  # tokenizers, which is Rust, raises Exception itself
             raise ValueError(
                 f"--llm {directory}: no tokenizer that transformers can read; give the directory of an LLM with its "

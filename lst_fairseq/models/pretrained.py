@@ -29,6 +29,9 @@ ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 #: Of an error that is about the attention implementation.
 ATTENTION = re.compile("attention|attn", re.IGNORECASE)
 
+#: How transformers opens any directory: nothing is downloaded, and no Python in it is run, or asked about.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
 #: ORG/NAME of the Hugging Face hub.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -120,14 +123,47 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
     try:
         model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
         if not known or model_type in known:
-            return AutoConfig.from_pretrained(directory, local_files_only=True)
+            return AutoConfig.from_pretrained(directory, **LOCAL)
     except Exception as error:  # the checks of transformers' configurations raise what they like
+        refuse_own_code(directory, flag, error)
         raise ValueError(
             f"{flag} {directory}: transformers cannot read its config.json: {in_words(error)}; copy it again"
         ) from error
     raise ValueError(
         f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(known)}"
     )
+
+
+def load_tokenizer(directory: Path, flag: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory.
+
+    Raises:
+        ValueError: it needs Python code of its own; or what transformers raises over a missing or damaged one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, **LOCAL)
+    except ValueError as error:
+        refuse_own_code(directory, flag, error)
+        raise
+
+
+def refuse_own_code(directory: Path, flag: str, error: Exception) -> None:
+    """Say in one line that a directory needs its own Python code, if that is what transformers' error is about.
+
+    Raises:
+        OwnCodeError: that is so.
+    """
+    if "trust_remote_code" in str(error):
+        raise OwnCodeError(
+            f"{flag}{' ' * bool(flag)}{directory}: needs Python code of its own (auto_map in its JSON files), which "
+            "is never run; give a model of a type that transformers knows by itself"
+        ) from None
+
+
+class OwnCodeError(ValueError):
+    """A directory whose model works only with Python code that comes with it."""
 
 
 def load_pretrained(
@@ -167,12 +203,13 @@ def load_pretrained(
                 directory,
                 config=config,
                 dtype=dtype,
-                local_files_only=True,
+                **LOCAL,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # check_loaded lists them; transformers' own error does not
                 **settings,
             )
     except Exception as error:  # a damaged configuration or file fails anywhere in transformers
+        refuse_own_code(directory, "", error)
         attention = isinstance(error, ImportError | ValueError) and ATTENTION.search(str(error))
         if attn_implementation is not None and attention:
             raise ValueError(_attention_message(attn_implementation, directory, str(error))) from error

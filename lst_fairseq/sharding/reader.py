@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 
 #: All that the index of a folder is made of, as torch 2.13 writes it.
 _INDEX_TYPES = {

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lst_fairseq.checkpoints import loading
+from lst_fairseq.checkpoints.plain import refused, shown
 from lst_fairseq.integrity import (
     check_records,
     check_state,
@@ -289,7 +291,8 @@ def open_checkpoint(path: str, device: torch.device) -> tuple[dict[str, Any], So
     def load() -> dict[str, Any] | None:
         if not os.path.isfile(path):
             return None
-        skeleton, found = split(read_file(path), is_large)
+        with loading.reading_for(loading.Purpose(loading.TASK, criterion=False)):
+            skeleton, found = split(read_file(path), is_large)
         tensors.update(found)
         return skeleton
 
@@ -333,7 +336,7 @@ def read_file(path: str) -> dict[str, Any]:
         check_records(path)
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         check_state(state)
-        return state
+        return loading.inspected(path, state)
 
 
 def shards_folder(path: str, state: Mapping[str, Any]) -> Path:
@@ -342,7 +345,10 @@ def shards_folder(path: str, state: Mapping[str, Any]) -> Path:
     Raises:
         CheckpointError: it is not there.
     """
-    folder = Path(path).parent / state[SHARDS_KEY]
+    name = state[SHARDS_KEY]
+    if not isinstance(name, str) or name != Path(name).name:
+        raise refused(path, SHARDS_KEY, f"is {shown(name)}, and should be the name of a folder beside it")
+    folder = Path(path).parent / name
     if not folder.is_dir():
         raise CheckpointError(
             f"{path}: a sharded checkpoint without its folder {folder}; keep the two beside each other"

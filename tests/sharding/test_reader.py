@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.sharding.reader import SafeReader
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.sharding import convert
 from lst_fairseq.sharding.states import SHARDS_KEY, _start_folder, assemble, read_file
 

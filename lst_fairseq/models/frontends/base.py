@@ -11,6 +11,10 @@ from torch import Tensor, nn
 WINDOWS = ("exact", "trim")
 BATCHINGS = ("auto", "padded", "equal")
 
+#: Highest numbers in a speech encoder's configuration, by the endings of their names, and any others.
+LARGEST = {"vocab_size": 10_000_000, "layers": 1_000, "size": 16_384, "dim": 16_384, "channels": 16_384}
+LARGEST_NUMBER = 100_000_000
+
 FRONTENDS: dict[str, type["SpeechFrontend"]] = {}
 
 
@@ -47,6 +51,16 @@ class FrontendOptions:
         """Raise a ValueError that names the range if the model has no such layer."""
         if self.layer is not None and not 1 <= self.layer <= n_layers:
             raise ValueError(f"--frontend-layer {self.layer}: the speech encoder has layers 1 to {n_layers}")
+
+
+def beyond_reason(config: dict[str, Any]) -> str | None:
+    """The name of a number in a speech encoder's configuration, or in a list there, that no encoder has; None: none."""
+    for name, value in config.items():
+        most = next((most for ending, most in LARGEST.items() if str(name).endswith(ending)), LARGEST_NUMBER)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= most:
+                return name
+    return None
 
 
 def register_frontend(kind: str) -> Callable[[type["SpeechFrontend"]], type["SpeechFrontend"]]:

@@ -14,6 +14,7 @@ from fairseq.dataclass import FairseqDataclass
 from omegaconf import OmegaConf
 
 from lst_fairseq.integrity import check_records
+from lst_fairseq.models.frontends.base import beyond_reason
 from lst_fairseq.patches import UNREADABLE
 
 #: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
@@ -114,6 +115,8 @@ def encoder_settings(config_class: type[FairseqDataclass], stored: dict[str, Any
         # A reference to another section ("${task.label_rate}") is of no use here.
         unset = value is None or (isinstance(value, str) and value.startswith(("${", "???")))
         settings[field.name] = default if unset else value
+    if name := beyond_reason(settings):
+        raise ValueError(f"its setting {name} is {str(settings[name])[:80]}, beyond reason; copy the file again")
     # How the pretraining saved memory does not bind those who use its encoder.
     settings["checkpoint_activations"] = False
     if "label_rate" in settings:
@@ -121,11 +124,15 @@ def encoder_settings(config_class: type[FairseqDataclass], stored: dict[str, Any
     return settings
 
 
+#: Of a feature extractor, and of its text.
+MOST_CONVOLUTIONS, LARGEST_CONVOLUTION, LONGEST_TEXT = 100, 65_536, 2_000
+
+
 def parse_convolutions(text: str) -> list[tuple[int, int, int]]:
     """(channels, kernel, stride) of each convolution, from a text like ``[(512, 10, 5)] + [(512, 3, 2)] * 4``.
 
     Raises:
-        ValueError: the text is anything but sums and multiples of lists of three whole numbers.
+        ValueError: the text is anything but sums and multiples of lists of three whole numbers, or makes too many.
     """
 
     def layers(node: ast.expr) -> list[tuple[int, int, int]]:
@@ -133,21 +140,23 @@ def parse_convolutions(text: str) -> list[tuple[int, int, int]]:
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return layers(left) + layers(right)
             case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))) if 0 < times < 100:
-                return layers(left) * times
+                several = layers(left)
+                if len(several) * times <= MOST_CONVOLUTIONS:
+                    return several * times
             case ast.List(elts=elements):
                 return [numbers(element) for element in elements]
         raise ValueError
 
     def numbers(node: ast.expr) -> tuple[int, int, int]:
         channels, kernel, stride = ast.literal_eval(node)
-        if not all(type(number) is int and number > 0 for number in (channels, kernel, stride)):
+        if not all(type(number) is int and 0 < number <= LARGEST_CONVOLUTION for number in (channels, kernel, stride)):
             raise ValueError
         return channels, kernel, stride
 
     try:
-        convolutions = layers(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError):
+        convolutions = layers(ast.parse(text.strip(), mode="eval").body) if len(text) <= LONGEST_TEXT else []
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         convolutions = []
-    if not convolutions:
-        raise ValueError(f"conv_feature_layers {text!r} is no list of (channels, kernel, stride)")
+    if not 0 < len(convolutions) <= MOST_CONVOLUTIONS:
+        raise ValueError(f"conv_feature_layers {str(text)[:200]!r} is no list of (channels, kernel, stride)")
     return convolutions

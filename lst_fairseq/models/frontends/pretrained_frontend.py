@@ -80,7 +80,9 @@ class PretrainedFrontend(SpeechFrontend):
     @classmethod
     def empty(cls, settings: dict[str, Any], options: FrontendOptions) -> PretrainedFrontend:
         def make(model_class: Any, reduced: PretrainedConfig) -> PreTrainedModel:
-            return getattr(model_class, "from_config", model_class)(reduced)
+            if hasattr(model_class, "from_config"):  # an auto class
+                return model_class.from_config(reduced, trust_remote_code=False)
+            return model_class(reduced)
 
         from transformers import AutoConfig
 
