@@ -31,6 +31,7 @@ KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
 #: What does not change what training gives.
 _HOST = {"NUM_WORKERS", "LOG_INTERVAL", "SAVE_INTERVAL", "CACHE_FEATURES"}
 _DECODING = {"CHECKPOINT", "BEAM", "LENPEN", "MAX_LEN_B", "GEN_BATCH_TOKENS", "EXTRA_GENERATE_ARGS"}
+_DECODING |= {"TOKENIZE"}
 _PREPARATION = {"MUSTC_ROOT", "TGT_LANG", "PREP_ARGS"}
 _ELSEWHERE = ("BASELINE", "SYSTEMS", "LORA_LR", "TEXT_")
 _STUDY_CONFIG = "config_study.yaml"
