@@ -59,7 +59,7 @@ def test_the_language_of_texts():
     assert language_of(["", ""], chinese * 2) == "zh"
     assert language_of([""], german, "zh-TW") == "zh"
     assert language_of(["th", "my"], ["สวัสดี", "สวัสดี"]) == "th"
-    with pytest.raises(LanguageError, match="segments in de and zh-CN.*score each language with a manifest of its own"):
+    with pytest.raises(LanguageError, match=r"segments in de and zh-CN.*score each language with a manifest"):
         language_of(["zh-CN", "de"], chinese + german)
-    with pytest.raises(LanguageError, match="the language named is de, and most letters are .*zh.*correct tgt_lang"):
+    with pytest.raises(LanguageError, match=r"the language named is de, and most letters are .*zh.*correct tgt_lang"):
         language_of(["de"], chinese)
