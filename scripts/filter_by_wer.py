@@ -32,7 +32,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.audio import SAMPLE_RATE
-from lst_fairseq.data.manifest import Row, atomic_text, read_manifest
+from lst_fairseq.data.manifest import Row, atomic_text, read_manifest, unescaped
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
 from lst_fairseq.languages import is_spaceless, script_language
 from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
@@ -133,8 +133,9 @@ def choose(rates: dict[str, float], max_wer: float | None, max_examples: int | N
 
 
 def write_lines(manifest: Path, out: Path, lines: set[int]) -> None:
-    """Copy the header and the given lines of a manifest as they are, with all their columns."""
-    text = read_text(manifest, "").split("\n")
+    """Copy the header and the given lines of a manifest, with all their columns."""
+    # Of a file with backslashes before its quotes a part need not show that it is one.
+    text = unescaped(read_text(manifest, ""))[0].split("\n")
     with atomic_text(out) as file:
         for number, line in enumerate(text, start=1):
             if number == 1 or number in lines:
@@ -177,6 +178,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--manifest {args.manifest}: only training data is filtered, whose name begins with train")
     if args.max_examples is not None and args.max_examples < 1:
         parser.error(f"--max-examples {args.max_examples}: has to be at least 1")
+    if any(character in args.audio_root for character in "\t\r\n"):
+        parser.error(f"--audio-root {args.audio_root!r}: has a tab or line break in it; rename the folder")
     if args.out.resolve() == args.manifest.resolve():
         parser.error("--out: has to be another file than --manifest, so that other thresholds can be tried")
     try:

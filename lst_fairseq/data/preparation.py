@@ -94,6 +94,8 @@ def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[
             info = audio_info(path)
         except AudioError as error:
             return error, ""
+        if not path.isprintable():  # no manifest can hold it, and no line of the store
+            return info, ""
         return info, f"{key}\t{info.frames}\t{info.rate}\t{info.channels}\t{path}\n"
 
     distinct = list(dict.fromkeys(paths))
