@@ -49,6 +49,7 @@ def cells(results: Mapping[str, Any]) -> list[list[str]]:
         ("p (chrF2)", lambda system: f"{system['chrf_p']:.2g}"),
         ("TER", lambda system: f"{system['ter']:.1f}"),
         ("WER", lambda system: f"{system['wer']:.1f}"),
+        ("CER", lambda system: f"{system['cer']:.1f}"),
         ("COMET", lambda system: f"{system['comet']:.4f}"),
         ("trained on", lambda system: str(system["saw"])),
         ("trained parameters", lambda system: _count(system["trained_parameters"])),

@@ -34,7 +34,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, segment_samples
-from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, atomic_text, audio_headers
+from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, atomic_text, audio_headers, unescaped
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
 from lst_fairseq.utils.files import file_errors_in_one_line
 
@@ -117,10 +117,11 @@ class Report:
 def rows(report: Report) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and columns of every line that can be split into columns; the others are findings."""
     try:
-        lines = read_text(report.path, "prepare the data first or check the path").split("\n")
+        text = read_text(report.path, "prepare the data first or check the path")
     except PrepError as error:
         report.add("error", "cannot be read", 1, str(error).removeprefix(f"{report.path}: "))
         return
+    lines = check_backslashes(report, text).split("\n")
     names = lines[0].removesuffix("\r").split("\t")
     missing = [column for column in REQUIRED_COLUMNS if column not in names]
     doubled = [column for column, times in Counter(names).items() if times > 1]
@@ -137,6 +138,22 @@ def rows(report: Report) -> Iterator[tuple[int, dict[str, str]]]:
             yield number, dict(zip(names, fields, strict=True))
         else:
             report.add("error", "wrong number of fields", number, f"{len(fields)} where the header has {len(names)}")
+
+
+def check_backslashes(report: Report, text: str) -> str:
+    """Findings about backslashes before quotes and backslashes; returns the text as it is read, without them or not."""
+    plain, changed = unescaped(text)
+    lines = text.split("\n")
+    for number in changed:
+        kind = "a backslash before each quote and backslash, taken off when it is read"
+        report.add("note", kind, number, lines[number - 1])
+    if not changed and "\\" in text:
+        for number, line in enumerate(lines, start=1):
+            if '\\"' in line:
+                report.add("warning", "a backslash before a quote, but not before each in the file", number, line)
+            elif "\\\\" in line:
+                report.add("warning", "a backslash before a backslash", number, line)
+    return plain
 
 
 def check_text(report: Report, number: int, column: str, text: str) -> None:

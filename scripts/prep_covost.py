@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.audio import AudioError, AudioInfo
+from lst_fairseq.data.audio import AudioError, AudioInfo, Segment
 from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, write_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_text, stored_audio_headers, write_config
@@ -175,7 +175,7 @@ def prepare_split(
             speakers.add(clip.speaker)
             yield {
                 "id": Path(clip.path).stem,
-                "audio": path,
+                "audio": str(Segment(path)),
                 "n_frames": info.frames,
                 "src_text": texts[0],
                 "tgt_text": texts[1],

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.audio import AudioError
+from lst_fairseq.data.audio import AudioError, Segment
 from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, write_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_lines, stored_audio_headers, write_config
@@ -96,7 +96,7 @@ def prepare_split(data_root: Path, split: str, out: Path, cleaning: CleaningOpti
             seconds += duration
             yield {
                 "id": utterance.id,
-                "audio": utterance.audio,
+                "audio": str(Segment(utterance.audio)),
                 "n_frames": info.frames,
                 "src_text": text,
                 "tgt_text": text,

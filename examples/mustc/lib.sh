@@ -359,12 +359,12 @@ corpus_name() {
 score() { # SPLIT NAME HYPOTHESES JSON ARGUMENT...
     mkdir -p "$(dirname "$4")"
     python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$1.tsv" --name "$2" --hypotheses "$3/generate-$1.txt" \
-        --log "$3/generate.log" --json "$4" "${@:5}"
+        --log "$3/generate.log" --json "$4" --target-lang "$TGT_LANG" ${TOKENIZE:+--tokenize "$TOKENIZE"} "${@:5}"
 }
 
 # Set BEAM and LENPEN to the pair of TUNE_BEAMS and TUNE_LENPENS with the highest BLEU on dev; of equal ones the first.
 tune_search() { # SYSTEM DIRECTORY DATA USER-DIR ARGUMENT...
-    local tried=$WORK/tuning/$1 beam beams lenpen lenpens name files=()
+    local tried=$WORK/tuning/$1${TOKENIZE:+-$TOKENIZE} beam beams lenpen lenpens name files=()
     read -ra beams <<<"${TUNE_BEAMS:-$BEAM}"
     read -ra lenpens <<<"${TUNE_LENPENS:-$LENPEN}"
     for beam in "${beams[@]}"; do

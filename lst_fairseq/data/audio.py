@@ -71,7 +71,8 @@ class Segment:
         return cls(osp.join(root, path) if root else path, offset, frames)
 
     def __str__(self) -> str:
-        if self.offset == 0 and self.frames == -1:
+        # A path that ends like a segment's numbers needs some after it.
+        if self.offset == 0 and self.frames == -1 and not _SPEC.fullmatch(self.path):
             return self.path
         return f"{self.path}:{self.offset}:{self.frames}"
 

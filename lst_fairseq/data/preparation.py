@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from lst_fairseq.data.audio import AudioError, AudioInfo, audio_info
 from lst_fairseq.data.manifest import atomic_text
+from lst_fairseq.yaml_files import quoted
 
 logger = logging.getLogger(__name__)
 
-CONFIG = """\
+_CONFIG = """\
 # Data settings for fairseq's S2TDataConfig, read by --config-yaml.
 # No vocabulary here: target ids come from the LLM's tokenizer.
 use_audio_input: true
@@ -34,10 +35,15 @@ def is_train(split: str) -> bool:
     return split.startswith("train")
 
 
+def config_text(tgt_lang: str) -> str:
+    """Content of a config.yaml for translations into a language; its code in quotes, since ``no`` without is false."""
+    return _CONFIG.format(tgt_lang=quoted(tgt_lang))
+
+
 def write_config(out: Path, tgt_lang: str) -> None:
     """Write OUT/config.yaml, which fairseq-train's --config-yaml names."""
     with atomic_text(out / "config.yaml") as file:
-        file.write(CONFIG.format(tgt_lang=tgt_lang))
+        file.write(config_text(tgt_lang))
 
 
 def read_text(path: Path, remedy: str) -> str:
@@ -95,6 +101,8 @@ def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[
             info = audio_info(path)
         except AudioError as error:
             return error, ""
+        if not path.isprintable():  # no manifest can hold it, and no line of the store
+            return info, ""
         return info, f"{key}\t{info.frames}\t{info.rate}\t{info.channels}\t{path}\n"
 
     distinct = list(dict.fromkeys(paths))

@@ -161,7 +161,7 @@ class PromptSettings:
 
 
 def _texts(task: str, texts: Any) -> tuple[str, ...]:
-    listed = (texts,) if isinstance(texts, str) else tuple(texts or ())
+    listed = tuple(texts) if isinstance(texts, list | tuple) else (texts,)
     if not listed or not all(isinstance(text, str) and text.strip() for text in listed):
         raise ValueError(f"instructions of task {task!r}: give a text or a list of texts, not {texts!r}")
     return tuple(text.strip() for text in listed)
