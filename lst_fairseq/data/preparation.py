@@ -118,6 +118,6 @@ def _read_store(store: Path) -> dict[str, tuple[str, AudioInfo]]:
 
 def _parse_store(text: str) -> Iterator[tuple[str, tuple[str, AudioInfo]]]:
     for line in text.split("\n")[:-1]:
-        key, *numbers, path = line.split("\t", 4)
-        if len(numbers) == 3 and all(number.isdecimal() for number in numbers):  # any other is read anew
-            yield path, (key, AudioInfo(*map(int, numbers)))
+        fields = line.split("\t", 4)
+        if len(fields) == 5 and all(field.isdecimal() for field in fields[1:4]):  # any other is read anew
+            yield fields[4], (fields[0], AudioInfo(*map(int, fields[1:4])))
