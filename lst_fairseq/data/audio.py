@@ -6,6 +6,7 @@ headers, so that a whole corpus is checked before training starts without decodi
 
 import logging
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import path as osp
@@ -109,8 +110,8 @@ def check_audio(path: str | Path) -> AudioInfo:
     with _open(path) as handle:
         info = _info(path, handle)
         check_data(path, handle)
-        for _ in _blocks(Segment(str(path), info.frames - 1), handle, 1):
-            pass
+        if handle.format == "FLAC":  # its last frame may be cut behind the header
+            deque(_blocks(Segment(str(path), info.frames - 1), handle, 1), maxlen=0)
         return info
 
 
@@ -211,9 +212,10 @@ def _cancels(channels: _Channels, frames: int, rate: int) -> bool:
     count = len(channels.squares)
     if count == 1 or frames < _SHORTEST_SECONDS * rate:
         return False
-    energy = float(np.mean(channels.squares / frames - (channels.total / frames) ** 2))
-    mean_energy = channels.mean_squares / frames - (channels.mean_total / frames) ** 2
-    return energy > _SILENCE**2 and mean_energy < 0.1 * energy / count
+    with np.errstate(invalid="ignore", over="ignore"):  # of samples that are refused for it afterwards
+        energy = float(np.mean(channels.squares / frames - (channels.total / frames) ** 2))
+        mean_energy = channels.mean_squares / frames - (channels.mean_total / frames) ** 2
+    return bool(energy > _SILENCE**2 and mean_energy < 0.1 * energy / count)
 
 
 _warned: set[str] = set()

@@ -20,6 +20,15 @@ def cut_short(path: str | PathLike[str], what: str) -> AudioError:
     return AudioError(f"{path}: cut short, {what}; copy or convert it again", "truncated file")
 
 
+def joined(path: str | PathLike[str], name: str, position: int) -> AudioError:
+    """The error of files that were put one behind the other; ``name`` is what the second begins with."""
+    return beyond_header(
+        path,
+        f"another file ({name}) begins at byte {position}",
+        "join files with a program that knows their format, for example ffmpeg's concat, not byte by byte",
+    )
+
+
 def beyond_header(path: str | PathLike[str], what: str, remedy: str) -> AudioError:
     """The error of a file that holds more audio than would be read; ``what`` tells where."""
     return AudioError(

@@ -22,7 +22,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, segment_samples
+from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, check_audio, segment_samples
 from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -190,15 +190,18 @@ def _text_only(source: str, n_frames: int) -> Segment:
     return NO_AUDIO
 
 
-def audio_headers(paths: Iterable[str], label: str = "audio headers") -> dict[str, AudioInfo | AudioError]:
+def audio_headers(
+    paths: Iterable[str], label: str = "audio headers", whole_files: bool = False
+) -> dict[str, AudioInfo | AudioError]:
     """Read the header of each distinct file once, many at a time: path -> header, or the error that reading it gave.
 
-    Shows progress under ``label`` when it takes longer than two seconds.
+    Shows progress under ``label`` when it takes longer than two seconds. With ``whole_files`` compressed files are read
+    to their end as well (:func:`~lst_fairseq.data.audio.check_audio`).
     """
 
     def read(path: str) -> AudioInfo | AudioError:
         try:
-            return audio_info(path)
+            return check_audio(path) if whole_files else audio_info(path)
         except AudioError as error:
             return error
 

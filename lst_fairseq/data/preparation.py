@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from lst_fairseq.data.audio import AudioError, AudioInfo, audio_info
+from lst_fairseq.data.audio import HEADER_CHECKS, AudioError, AudioInfo, audio_info
 from lst_fairseq.data.manifest import atomic_text
 from lst_fairseq.yaml_files import quoted
 
@@ -77,7 +77,8 @@ def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[
     """Header of each distinct file, or the error that reading it gave, with headers kept in a file as they are read.
 
     A corpus of a million clips takes hours of opening files on a network file system: a run that was interrupted reads
-    only what is not in the store yet. An entry holds while its file keeps size and time of change. Errors are not kept.
+    only what is not in the store yet. An entry holds while its file keeps size and time of change, and headers are
+    checked as they were when it was written. Errors are not kept.
 
     Several processes may add to one file: each adds whole lines. A store that cannot be written to is only read.
 
@@ -92,7 +93,7 @@ def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[
         """The header, and the line to store, empty where there is nothing new."""
         try:
             state = os.stat(path)
-            key = f"{state.st_size}:{state.st_mtime_ns}"
+            key = f"{state.st_size}:{state.st_mtime_ns}:{HEADER_CHECKS}"
         except OSError:
             key = ""
         if key and known.get(path, ("",))[0] == key:
@@ -149,7 +150,7 @@ class _Store:
 
 
 def _read_store(store: Path) -> dict[str, tuple[str, AudioInfo]]:
-    """Path -> (size and time of change, header). A last line that was cut short is taken off the file."""
+    """Path -> (size, time of change and checks, header). A last line that was cut short is taken off the file."""
     if not store.exists():
         return {}
     data = store.read_bytes()
@@ -162,6 +163,6 @@ def _read_store(store: Path) -> dict[str, tuple[str, AudioInfo]]:
 
 def _parse_store(text: str) -> Iterator[tuple[str, tuple[str, AudioInfo]]]:
     for line in text.split("\n")[:-1]:
-        with suppress(ValueError):  # two processes, or a disk that was full, have spoilt the line
-            key, frames, rate, channels, path = line.split("\t", 4)
-            yield path, (key, AudioInfo(int(frames), int(rate), int(channels)))
+        fields = line.split("\t", 4)
+        if len(fields) == 5 and all(field.isdecimal() for field in fields[1:4]):  # any other is read anew
+            yield fields[4], (fields[0], AudioInfo(*map(int, fields[1:4])))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from soundfile import SoundFile
 
-from lst_fairseq.data.audio_error import beyond_header, cut_short
+from lst_fairseq.data.audio_error import beyond_header, cut_short, joined
 from lst_fairseq.data.containers.source import RawFile
 
 # More chunks than this in front of the audio, and nobody knows what the file is.
@@ -93,12 +93,8 @@ def check_size(raw: RawFile, handle: SoundFile, begin: int, stated: int, dialect
     if stated > there:
         raise cut_short(raw.path, f"the header promises {stated} bytes of audio and only {max(0, there)} are there")
     end = begin + max(0, stated)
-    if joined := _other_file(raw, end, dialect):
-        raise beyond_header(
-            raw.path,
-            f"another one ({joined}) begins at byte {end}",
-            "join files with a program that knows their format, for example ffmpeg's concat, not byte by byte",
-        )
+    if name := _other_file(raw, end, dialect):
+        raise joined(raw.path, name, end)
     if not _may_follow(raw, end, dialect):
         raise beyond_header(
             raw.path,
@@ -159,22 +155,25 @@ def _other_file(raw: RawFile, end: int, dialect: Dialect | None) -> str:
 
 def _chunk_starts(end: int, dialect: Dialect | None) -> list[int]:
     """Where a chunk may begin: some programs leave out the bytes that align it."""
-    return [end] if dialect is None or end % dialect.align == 0 else [_aligned(end, 0, dialect), end]
+    aligned = end if dialect is None else _aligned(end, 0, dialect)
+    return [aligned] if aligned == end else [aligned, end]
 
 
 def _may_follow(raw: RawFile, end: int, dialect: Dialect | None) -> bool:
     """Whether what follows the audio is none: chunks, tags, or less than a chunk."""
     rest = raw.size - end
     smallest = 8 if dialect is None else dialect.head_bytes
-    if rest < smallest or raw.audio_end() <= end or raw.at(end, 3) == b"ID3":
+    starts = _chunk_starts(end, dialect)
+    if rest < smallest or raw.audio_end() <= starts[0] or any(raw.at(start, 3) == b"ID3" for start in starts):
         return True
     if rest <= _MAX_FILLING and not any(raw.at(end, rest)):
         return True
-    return dialect is not None and any(_is_chain(raw, start, dialect) for start in _chunk_starts(end, dialect))
+    return dialect is not None and any(_is_chain(raw, start, dialect) for start in starts)
 
 
-def _is_chain(raw: RawFile, position: int, dialect: Dialect) -> bool:
-    """Whether from ``position`` to the end of the file there are chunks, none of them audio."""
+def _is_chain(raw: RawFile, start: int, dialect: Dialect) -> bool:
+    """Whether from ``start`` to the end of the file there are chunks, none of them audio."""
+    position = start
     for _ in range(_MAX_CHUNKS):
         chunk = _chunk(raw, position, dialect)
         if chunk is None:
@@ -184,7 +183,7 @@ def _is_chain(raw: RawFile, position: int, dialect: Dialect) -> bool:
         is_whole = chunk.body + chunk.size <= raw.size
         if name not in _KNOWN and (name in _AUDIO or not is_name or not is_whole):
             return False
-        position = _aligned(chunk.body + chunk.size, 0, dialect)
+        position = _aligned(chunk.body + chunk.size, start, dialect)
     return False
 
 

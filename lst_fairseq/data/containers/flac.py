@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from soundfile import SoundFile
 
-from lst_fairseq.data.audio_error import beyond_header, cut_short
+from lst_fairseq.data.audio_error import AudioError, beyond_header, cut_short
 from lst_fairseq.data.containers.source import RawFile
 
 _MARKER = b"fLaC"
@@ -73,8 +73,8 @@ def check_header(raw: RawFile, handle: SoundFile) -> None:
         tail = raw.at(raw.size - size, size)
         if joined := _STREAM.search(tail, 1):
             position = raw.size - size + joined.start()
-            raise beyond_header(raw.path, f"another stream begins at byte {position}", _JOINED)
-        frames = list(_frames(tail, stream))
+            raise _joined(raw, position)
+        frames = list(_frames(tail, stream, len(tail)))
         if frames or size >= min(_LONGEST_TAIL, raw.size - begin):
             break
         size *= 8
@@ -86,15 +86,39 @@ def check_header(raw: RawFile, handle: SoundFile) -> None:
 
 
 def check_data(raw: RawFile) -> None:
-    """Look for a second stream in the file. Raises AudioError."""
+    """Follow the frames through the file, each from where the one before it ends. Raises AudioError.
+
+    Only their headers are looked at: a frame that is damaged inside is for the decoder to find.
+    """
+    stream = _Stream.parse(raw.at(raw.audio_begin(), 42)[8:])
+    expected = 0
+    for start, window, end in _windows(raw):
+        if found := _STREAM.search(window):
+            raise _joined(raw, start + found.start())
+        for frame in _frames(window, stream, end):
+            if expected == stream.total and frame.end == stream.total:
+                raise beyond_header(raw.path, "frames follow that of the last sample", _REWRITE)
+            if frame.first == expected:
+                expected = frame.end
+    is_numbered = stream.total and stream.min_block == stream.max_block
+    if is_numbered and expected != stream.total:
+        raise AudioError(
+            f"{raw.path}: damaged, no frame begins at sample {expected} of {stream.total}; copy or convert it again",
+            "broken data",
+        )
+
+
+def _windows(raw: RawFile) -> Iterator[tuple[int, bytes, int]]:
+    """The file behind its first bytes, some at a time: position, bytes, and how many are not in the next ones again.
+
+    So a header that lies across a border is whole in one of them.
+    """
     position, kept = raw.audio_begin() + len(_MARKER), b""
     while data := raw.at(position, _BLOCK):
-        window = kept + data
-        if found := _STREAM.search(window):
-            at = position - len(kept) + found.start()
-            raise beyond_header(raw.path, f"another stream begins at byte {at}", _JOINED)
-        kept = window[-7:]
+        window, start = kept + data, position - len(kept)
         position += len(data)
+        kept = b"" if position >= raw.size else window[-_MAX_HEADER:]
+        yield start, window, len(window) - len(kept)
 
 
 def _check_end(raw: RawFile, total: int, frames: list[_Frame]) -> None:
@@ -104,18 +128,21 @@ def _check_end(raw: RawFile, total: int, frames: list[_Frame]) -> None:
     ending = [number for number, frame in enumerate(frames) if frame.end == total]
     if ending and all(frame.first != total for frame in frames[ending[-1] + 1 :]):
         return  # what looks like a frame behind the last one is none
-    check_data(raw)  # a second stream explains it
+    for start, window, _ in _windows(raw):  # a second stream would explain it
+        if found := _STREAM.search(window):
+            raise _joined(raw, start + found.start())
     if last.end > total:
         raise beyond_header(raw.path, f"the header promises {total} samples, and the last ends at {last.end}", _REWRITE)
-    raise cut_short(
-        raw.path,
-        f"the header promises {total} samples, and the last frame ends at {last.end}",
-    )
+    raise cut_short(raw.path, f"the header promises {total} samples, and the last frame ends at {last.end}")
 
 
-def _frames(data: bytes, stream: _Stream) -> Iterator[_Frame]:
-    """What can be the frames of the stream that begin in ``data``."""
-    for match in _FRAME.finditer(data):
+def _joined(raw: RawFile, position: int) -> AudioError:
+    return beyond_header(raw.path, f"another stream begins at byte {position}", _JOINED)
+
+
+def _frames(data: bytes, stream: _Stream, end: int) -> Iterator[_Frame]:
+    """What can be the frames of the stream that begin in ``data`` before ``end``."""
+    for match in _FRAME.finditer(data, 0, min(end + 3, len(data))):
         frame = _parse_frame(data[match.start() : match.start() + _MAX_HEADER], stream)
         if frame is not None:
             yield frame

@@ -93,7 +93,7 @@ def check_data(raw: RawFile) -> None:
             f"the header promises {tag.frames} frames and {frames} are there (several files in one?)",
             _CONVERT,
         )
-    if frames < tag.frames - 1:
+    if frames < tag.frames - (0 if walked.is_cut else 1):
         raise cut_short(raw.path, f"the header promises {tag.frames} frames and only {frames} are there")
 
 
@@ -101,6 +101,7 @@ def check_data(raw: RawFile) -> None:
 class _Walked:
     frames: int
     samples: int
+    is_cut: bool  # whether the last frame is, which is not counted
 
 
 def _find_tag(raw: RawFile) -> _Tag | None:
@@ -173,6 +174,7 @@ def _walk(raw: RawFile, skip_junk: bool) -> _Walked | None:
     data = raw.at(begin, raw.audio_end() - begin)
     position = max(0, _next_frame(data, 0))
     frames = samples = 0
+    is_cut = False
     while 0 <= position < len(data):
         frame = _parse(data, position)
         if frame is not None and position + frame.size <= len(data):
@@ -180,6 +182,7 @@ def _walk(raw: RawFile, skip_junk: bool) -> _Walked | None:
         elif not skip_junk:
             return None
         else:
+            is_cut = frame is not None
             tag = id3_size(data[position : position + 10])
             position = _next_frame(data, position + max(tag, 1))
-    return _Walked(frames, samples) if frames else None
+    return _Walked(frames, samples, is_cut) if frames else None

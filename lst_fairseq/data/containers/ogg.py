@@ -67,6 +67,9 @@ def check_header(raw: RawFile, handle: SoundFile) -> None:
             "the page that ends the stream is missing (where nothing else is, as in a recording of a live stream, "
             f"{_CONVERT} makes it whole)",
         )
+    for page in own[:-1]:
+        if page.flags & _ENDS:
+            raise _joined(raw, offset + page.end)
     if tail.startswith(_CAPTURE, end):
         raise _joined(raw, offset + end)
     for before, page in pairwise(own):
@@ -89,13 +92,18 @@ def check_data(raw: RawFile) -> None:
         if page.serial != streams.audio:
             continue
         is_audio = before is not None and before.position > 0  # no page of headers, which some programs rewrite
-        if _checksum(data[page.start : page.end]) or (is_audio and page.number != before.number + 1):
+        is_next = not is_audio or page.number == before.number + 1
+        if before is not None and before.flags & _ENDS:
+            raise _joined(raw, streams.end + page.start)
+        if _checksum(data[page.start : page.end]) or not is_next:
             raise _damaged(raw, streams.end + page.start)
         if is_audio:
             _check_position(raw, streams, before, page)
         before = page
     if before is None or not before.flags & _ENDS:
         raise _damaged(raw, streams.end + end)
+    if (position := data.find(_CAPTURE, end)) >= 0:
+        raise _joined(raw, streams.end + position)
 
 
 def _first_streams(raw: RawFile) -> _Streams | None:

@@ -4,12 +4,13 @@ import re
 
 from soundfile import SoundFile
 
-from lst_fairseq.data.audio_error import cut_short
+from lst_fairseq.data.audio_error import cut_short, joined
 from lst_fairseq.data.containers.chunks import check_size
 from lst_fairseq.data.containers.source import RawFile
 
 _NIST_FIELD = re.compile(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d+)", re.M)
-# What libsndfile notes of AVR, MPC2K, MAT4, MAT5, WVE, VOC and others that end early, and reads nevertheless.
+# What libsndfile notes of these formats where they end early, and reads nevertheless.
+_LOGGED = ("AVR", "MPC2K", "MAT4", "MAT5", "WVE", "VOC")
 _LOGGED_CUT = re.compile(r"seems to be (?:a )?truncated", re.I)
 _LOGGED_FRAMES = re.compile(r"^ *(?:Frames +:|Rows : \d+ +Cols :|Data length) (\d+)", re.M)
 
@@ -37,12 +38,16 @@ def check_nist(raw: RawFile, handle: SoundFile) -> None:
     # Some count the samples of all channels.
     counts = {fields[b"sample_count"] * width * channels for channels in (1, fields.get(b"channel_count", 1))}
     stated, there = max(counts), raw.size - int(begin)
+    if raw.at(int(begin) + stated, 7) == head[:7]:
+        raise joined(raw.path, "NIST", int(begin) + stated)
     if there < stated and there not in counts:
         raise cut_short(raw.path, f"the header promises {stated} bytes of audio and only {max(0, there)} are there")
 
 
 def check_log(raw: RawFile, handle: SoundFile) -> None:
-    """What libsndfile itself noted of a container that is not looked at here. Raises AudioError."""
+    """What libsndfile itself noted of a container that is rare. Raises AudioError."""
+    if handle.format not in _LOGGED:
+        return
     log = handle.extra_info
     stated = [int(number) for number in _LOGGED_FRAMES.findall(log)]
     if stated and stated[-1] > handle.frames:

@@ -31,6 +31,8 @@ class RawFile:
 
     def at(self, position: int, size: int) -> bytes:
         """Up to ``size`` bytes from ``position`` on; fewer at the end of the file."""
+        if position >= self.size:  # a header may name any place, more than a seek can reach
+            return b""
         self.file.seek(position)
         return self.file.read(size)
 
