@@ -4,16 +4,15 @@ The rest comes when it is used: transformers' models, peft, accelerate and PyTor
 fairseq does, and ``fairseq-train --help``, or a wrong flag, would wait for them.
 """
 
-import logging
 from functools import cache
 from typing import Any
+
+from lst_fairseq.utils.noise import keep_quiet
 
 
 def _require_fairseq() -> None:
     """Fail in one line that says what to run, instead of with whatever an unusable fairseq raises at import."""
     remedy = "run `bash scripts/setup.sh`, or `pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1`"
-    # One of its tasks asks for tensorboardX when it is imported, which nothing here needs.
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     try:
         import fairseq
     except Exception as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError
@@ -27,6 +26,7 @@ def _require_fairseq() -> None:
 @cache
 def register() -> None:
     """See :func:`lst_fairseq.register`."""
+    keep_quiet()
     _require_fairseq()
     from lst_fairseq import patches
 
