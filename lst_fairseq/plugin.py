@@ -15,8 +15,12 @@ def _require_fairseq() -> None:
     remedy = "run `bash scripts/setup.sh`, or `pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1`"
     try:
         import fairseq
-    except Exception as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError
-        raise ImportError(f"lst_fairseq needs a fairseq that can be imported ({error!r}): {remedy}") from None
+    except (
+        Exception
+    ) as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError
+        raise ImportError(
+            f"lst_fairseq needs a fairseq that can be imported ({error!r}): {remedy}"
+        ) from None
     # A folder called fairseq beside the program, a clone perhaps, is imported as an empty package without a version.
     found = getattr(fairseq, "__version__", "none")
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < (0, 12, 2):

@@ -10,16 +10,52 @@ from tests.helpers import REPOSITORY, read_tsv, run_command, train_arguments, wr
 
 #: A message as its author words it, the category and the module that it comes from.
 SAID = [
-    ("hydra.experimental.initialize() is no longer experimental. Use hydra.initialize()", UserWarning, "hydra.x"),
-    ("hydra.experimental.compose() is no longer experimental. Use hydra.compose()", UserWarning, "hydra.x"),
-    ("\nThe version_base parameter is not specified.\nPlease specify", UserWarning, "hydra.experimental.initialize"),
-    ("In 'config': Usage of deprecated keyword in package header '# @package _group_'.", UserWarning, "hydra.core"),
-    ("\n'config' is validated against ConfigStore schema with the same name.\nThis", UserWarning, "__main__"),
+    (
+        "hydra.experimental.initialize() is no longer experimental. Use hydra.initialize()",
+        UserWarning,
+        "hydra.x",
+    ),
+    (
+        "hydra.experimental.compose() is no longer experimental. Use hydra.compose()",
+        UserWarning,
+        "hydra.x",
+    ),
+    (
+        "\nThe version_base parameter is not specified.\nPlease specify",
+        UserWarning,
+        "hydra.experimental.initialize",
+    ),
+    (
+        "In 'config': Usage of deprecated keyword in package header '# @package _group_'.",
+        UserWarning,
+        "hydra.core",
+    ),
+    (
+        "\n'config' is validated against ConfigStore schema with the same name.\nThis",
+        UserWarning,
+        "__main__",
+    ),
     ("\nThe strict flag in the compose API is deprecated.\nSee", UserWarning, "hydra.compose"),
-    ("'pin_memory' argument is set as true but no accelerator is found, then", UserWarning, "torch.utils.data.x"),
-    ("`torch.cuda.amp.autocast(args...)` is deprecated. Please use", FutureWarning, "fairseq.tasks.fairseq_task"),
-    ("`torch.cuda.amp.GradScaler(args...)` is deprecated. Please use", FutureWarning, "fairseq.trainer"),
-    ("`gradient_checkpointing_enable` is deprecated and will be", FutureWarning, "transformers.modeling_utils"),
+    (
+        "'pin_memory' argument is set as true but no accelerator is found, then",
+        UserWarning,
+        "torch.utils.data.x",
+    ),
+    (
+        "`torch.cuda.amp.autocast(args...)` is deprecated. Please use",
+        FutureWarning,
+        "fairseq.tasks.fairseq_task",
+    ),
+    (
+        "`torch.cuda.amp.GradScaler(args...)` is deprecated. Please use",
+        FutureWarning,
+        "fairseq.trainer",
+    ),
+    (
+        "`gradient_checkpointing_enable` is deprecated and will be",
+        FutureWarning,
+        "transformers.modeling_utils",
+    ),
 ]
 OTHERS = [
     ("'config' has no key lr", UserWarning, "hydra.compose"),
@@ -46,7 +82,9 @@ def shown(said: list[tuple[str, type[Warning], str]], *given: str) -> list[str]:
 def test_noise_is_named_narrowly():
     assert shown(SAID) == []
     assert shown(OTHERS) == [message for message, _, _ in OTHERS]
-    with_words = [next(i for i, noise in enumerate(NOISE) if re.match(noise[0], said[0])) for said in SAID]
+    with_words = [
+        next(i for i, noise in enumerate(NOISE) if re.match(noise[0], said[0])) for said in SAID
+    ]
     assert set(with_words) == set(range(len(NOISE)))
 
 
@@ -61,10 +99,22 @@ def test_fairseq_train_says_what_matters_and_nothing_else(corpus, backbones, tmp
     write_tsv(tmp_path / "train.tsv", [*rows[:8], {**rows[8], "audio": str(tmp_path / "gone.wav")}])
     write_tsv(tmp_path / "dev.tsv", read_tsv(corpus / "dev.tsv"))
     plugin = tmp_path / "mine.py"
-    plugin.write_text("import warnings\nfrom fairseq_cli import train\nwarnings.warn('mine')\ntrain.cli_main()\n")
-    settings = {"max_update": 2, "batch_size": 3, "max_tokens": None, "num_workers": 1, "save_dir": tmp_path / "out"}
-    flags = train_arguments(tmp_path, backbones, "--skip-bad-audio", "--llm-gradient-checkpointing", **settings)
-    result = run_command("mine", *flags, cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"})
+    plugin.write_text(
+        "import warnings\nfrom fairseq_cli import train\nwarnings.warn('mine')\ntrain.cli_main()\n"
+    )
+    settings = {
+        "max_update": 2,
+        "batch_size": 3,
+        "max_tokens": None,
+        "num_workers": 1,
+        "save_dir": tmp_path / "out",
+    }
+    flags = train_arguments(
+        tmp_path, backbones, "--skip-bad-audio", "--llm-gradient-checkpointing", **settings
+    )
+    result = run_command(
+        "mine", *flags, cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+    )
     assert [line for line in result.stderr.splitlines() if line.strip()] == [
         f"{plugin}:3: UserWarning: mine",
         "  warnings.warn('mine')",

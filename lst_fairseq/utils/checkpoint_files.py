@@ -69,7 +69,9 @@ def refused(path: str | Path, reason: object) -> CheckpointError:
 
 def not_exported(directory: str | Path, reason: object) -> CheckpointError:
     """The error on a directory that holds no exported model."""
-    return CheckpointError(f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({reason})")
+    return CheckpointError(
+        f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({reason})"
+    )
 
 
 def _short(reason: object) -> str:

@@ -11,14 +11,26 @@ import warnings
 #: (words that a message begins with, category, module that it is of)
 NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     # hydra, of fairseq/dataclass/utils.py:411 and initialize.py; warned of in the name of whoever called fairseq.
-    (r"hydra\.experimental\.(initialize|compose)\(\) is no longer experimental", UserWarning, r"hydra\."),
+    (
+        r"hydra\.experimental\.(initialize|compose)\(\) is no longer experimental",
+        UserWarning,
+        r"hydra\.",
+    ),
     (r"\s*The version_base parameter is not specified", UserWarning, r"hydra\."),
     (r"In 'config': Usage of deprecated keyword in package header", UserWarning, r"hydra\."),
     (r"\s*'config' is validated against ConfigStore schema with the same name", UserWarning, ""),
     (r"\s*The strict flag in the compose API is deprecated", UserWarning, r"hydra\."),
     # PyTorch, of fairseq's data loaders on a machine without a GPU, and of its use of AMP.
-    (r"'pin_memory' argument is set as true but no accelerator is found", UserWarning, r"torch\.utils\.data\."),
-    (r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated", FutureWarning, r"fairseq\."),
+    (
+        r"'pin_memory' argument is set as true but no accelerator is found",
+        UserWarning,
+        r"torch\.utils\.data\.",
+    ),
+    (
+        r"`torch\.cuda\.amp\.(autocast|GradScaler)\(args\.\.\.\)` is deprecated",
+        FutureWarning,
+        r"fairseq\.",
+    ),
     # transformers, of a name that it had until 5.20 and that serves until 6.
     (r"`gradient_checkpointing_enable` is deprecated", FutureWarning, r"transformers\."),
 )
