@@ -4,9 +4,10 @@
     python benchmarks/imports.py
     python benchmarks/imports.py --repeats 9 --json imports.json
 
-Each is a process of its own, the sides in turns, byte code cached by a run before; the least of the repeats counts, as
-what others do on the machine only adds to it. Seconds are user and system together, so that waiting does not count.
-The last column is the ratio to `import fairseq` in the same turn, in the median.
+Each is a process of its own, the sides in turns, byte code cached by a run before; the least of the
+repeats counts, as what others do on the machine only adds to it. Seconds are user and system
+together, so that waiting does not count. The last column is the ratio to `import fairseq` in the
+same turn, in the median.
 """
 
 import argparse

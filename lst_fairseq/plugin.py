@@ -1,7 +1,8 @@
-"""What becomes of fairseq when the plugin is registered; only what every command needs is imported here.
+"""What registering does to fairseq; only what every command needs is imported here.
 
-The rest comes when it is used: transformers' models, peft, accelerate and PyTorch's sharding take as long to import as
-fairseq does, and ``fairseq-train --help``, or a wrong flag, would wait for them.
+The rest comes when it is used: transformers' models, peft, accelerate and PyTorch's sharding take
+as long to import as fairseq does, and ``fairseq-train --help``, or a wrong flag, would wait for
+them.
 """
 
 from functools import cache
@@ -11,7 +12,7 @@ from lst_fairseq.utils.noise import keep_quiet
 
 
 def _require_fairseq() -> None:
-    """Fail in one line that says what to run, instead of with whatever an unusable fairseq raises at import."""
+    """Fail in one line that says what to run, whatever an unusable fairseq raises at import."""
     remedy = "run `bash scripts/setup.sh`, or `pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1`"
     try:
         import fairseq
@@ -21,7 +22,8 @@ def _require_fairseq() -> None:
         raise ImportError(
             f"lst_fairseq needs a fairseq that can be imported ({error!r}): {remedy}"
         ) from None
-    # A folder called fairseq beside the program, a clone perhaps, is imported as an empty package without a version.
+    # A folder called fairseq beside the program, a clone perhaps, is imported as an empty package
+    # without a version.
     found = getattr(fairseq, "__version__", "none")
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < (0, 12, 2):
         raise ImportError(f"lst_fairseq needs fairseq >= 0.12.2 and found {found}: {remedy}")

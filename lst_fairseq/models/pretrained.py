@@ -66,7 +66,7 @@ def model_source(path: str | None, flag: str) -> Path:
 
 
 def check_moved(speech_encoder: str | None, llm: str | None) -> None:
-    """Raise a ValueError if a part that is said to lie elsewhere now (None: nothing is said of it) is not there."""
+    """Raise a ValueError if a part is not where it is said to lie now; None: nothing is said."""
     if speech_encoder is not None:
         model_source(speech_encoder, "--speech-encoder")
     if llm is not None:

@@ -1,9 +1,10 @@
-"""The end of a run: its threads, its data loaders' workers and its process group end before the interpreter does.
+"""The end of a run: threads, data loaders' workers and process group end before the interpreter.
 
-A thread that still works in C++ code while Python shuts down makes the C++ runtime abort the process. A run whose last
-checkpoint was written would then end with SIGABRT, and torchrun would call it failed.
+A thread that still works in C++ code while Python shuts down makes the C++ runtime abort the
+process: fairseq's, which reads batches ahead, is one where a run stops in the middle of an epoch.
+A run whose last checkpoint was written then ends with SIGABRT, and torchrun calls it failed.
 
-fairseq (distributed/utils.py:317, :334) leaves all of them to the end of the process.
+fairseq (distributed/utils.py:362, :404) leaves all of them to the end of the process.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ _distributed_main = distributed_utils.distributed_main
 
 
 def install() -> None:
-    """Let every command of fairseq that trains or translates leave by :func:`leave`, with one process or several."""
+    """Let every command of fairseq leave by :func:`leave`, with one process or several."""
     distributed_utils.call_main = call_main
     distributed_utils.distributed_main = distributed_main
 
@@ -46,7 +47,7 @@ def call_main(cfg: Any, main: Callable[..., None], **kwargs: Any) -> None:
 
 
 def distributed_main(i: int, main: Callable[..., None], cfg: Any, kwargs: dict[str, Any]) -> None:
-    """fairseq's, also in a process that fairseq has started, which knows nothing of the plugin yet."""
+    """fairseq's, also in a process that it has started, which knows nothing of the plugin yet."""
     register()
     with left_cleanly():
         _distributed_main(i, main, cfg, kwargs)
@@ -67,8 +68,8 @@ def leave(failed: bool = False) -> None:
     """End what a run has started in this process; a second call finds nothing to do.
 
     Args:
-        failed: others may be gone, or wait in an exchange that will not come about: none is begun, and NCCL, whose
-            communicators end together, is left to the end of the process.
+        failed: others may be gone, or wait in an exchange that will not come about: none is begun,
+            and NCCL, whose communicators end together, is left to the end of the process.
     """
     try:
         _end_readers()
@@ -84,7 +85,7 @@ def leave(failed: bool = False) -> None:
 
 
 def _end_readers() -> None:
-    """End threads and workers that read batches ahead of a run that has stopped in the middle of an epoch."""
+    """End what reads batches ahead of a run that has stopped in the middle of an epoch."""
     for thread in threading.enumerate():
         if isinstance(thread, BackgroundConsumer):
             _end_consumer(thread)

@@ -1,8 +1,9 @@
-"""Warnings of other people's code about other people's code, which nobody who trains or translates can act upon.
+"""Warnings of libraries about libraries, which nobody who trains or translates can act upon.
 
-fairseq composes its settings by hydra 1.0's interface, of which hydra 1.3 warns at six places before the first line of
-a run's own log. What is kept quiet is named by its words, and by its module where it has one of its own. Filters come
-after those that are there: ``python -W default`` and PYTHONWARNINGS show everything again.
+fairseq composes its settings by hydra 1.0's interface, of which hydra 1.3 warns at six places
+before the first line of a run's own log. What is kept quiet is named by its words, and by its
+module where it has one of its own. Filters come after those that are there: ``python -W default``
+and PYTHONWARNINGS show everything again.
 """
 
 import logging
@@ -10,7 +11,7 @@ import warnings
 
 #: (words that a message begins with, category, module that it is of)
 NOISE: tuple[tuple[str, type[Warning], str], ...] = (
-    # hydra, of fairseq/dataclass/utils.py:411 and initialize.py; warned of in the name of whoever called fairseq.
+    # hydra, of fairseq/dataclass/utils.py:397; warned of in the name of who called fairseq.
     (
         r"hydra\.experimental\.(initialize|compose)\(\) is no longer experimental",
         UserWarning,
@@ -31,11 +32,12 @@ NOISE: tuple[tuple[str, type[Warning], str], ...] = (
         FutureWarning,
         r"fairseq\.",
     ),
-    # transformers, of a name that it had until 5.20 and that serves until 6.
+    # transformers, of a name that serves until its version 6.
     (r"`gradient_checkpointing_enable` is deprecated", FutureWarning, r"transformers\."),
 )
 
-#: Loggers that say at INFO, or at DEBUG where some task of fairseq has set the log up so, what concerns themselves.
+#: Loggers that say at INFO, or at DEBUG where some task of fairseq has set the log up so, what
+#: concerns themselves.
 LOGGERS = {"hydra.core.utils": logging.INFO, "fairseq.tasks.text_to_speech": logging.WARNING}
 
 

@@ -4,6 +4,8 @@ import gc
 import multiprocessing
 import pickle
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -89,6 +91,37 @@ def test_processes_that_fairseq_starts_leave_by_it():
         pickle.loads(pickle.dumps(distributed_utils.distributed_main)) is leaving.distributed_main
     )
     assert b"lst_fairseq.sharding.leaving" in pickle.dumps(leaving.distributed_main)
+
+
+READING = """
+import torch
+import fairseq, lst_fairseq
+from fairseq.data.iterators import BufferedIterator
+from fairseq.dataclass.configs import DistributedTrainingConfig, FairseqConfig
+from fairseq.distributed import utils
+
+class Long(torch.utils.data.Dataset):
+    def __len__(self):
+        return 10**6
+    def __getitem__(self, index):
+        return torch.nn.utils.rnn.pad_sequence([torch.randn(300), torch.randn(200)])
+
+def main(cfg):
+    global kept
+    kept = BufferedIterator(10**6, torch.utils.data.DataLoader(Long(), batch_size=2))
+    next(kept)
+
+utils.call_main(FairseqConfig(distributed_training=DistributedTrainingConfig(distributed_world_size=1)), main)
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_reads_ahead_aborts_no_finished_run(tmp_path):
+    """It did so each time, by "terminate called without an active exception"."""
+    result = subprocess.run(
+        [sys.executable, "-c", READING], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (result.returncode, "terminate" in result.stderr) == (0, False), result.stderr[-2000:]
 
 
 PROGRAM = """
