@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check_inputs(args: argparse.Namespace) -> None:
-    """Raise what a checkpoint, pretrained model or audio file would be refused for, as far as a look at it tells."""
+    """Raise what a checkpoint, model or audio file is refused for, as far as a look at it tells."""
     check_checkpoint(args.checkpoint)
     check_moved(args.speech_encoder, args.llm)
     for name in args.files:

@@ -100,9 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if "--cpu" in arguments and "--distributed-backend" not in arguments:
         flags += ["--distributed-backend", "gloo"]
+    register()
     from fairseq_cli import train
 
-    register()
     sys.argv = ["fairseq-train", *arguments, *flags]
     _log_as_fairseq_train()
     train.cli_main()

@@ -134,9 +134,9 @@ def read_directories(
 
 
 def import_no_more_models() -> None:
-    """Keep ``--user-dir`` from importing each file of ``lst_fairseq/models`` (utils.py:499), all of transformers too.
+    """Keep ``--user-dir`` from importing each file of ``lst_fairseq/models`` (utils.py:503).
 
-    The plugin has registered its model by then.
+    The plugin has registered its model by then, and some of them import all of transformers.
     """
     import_models = models.import_models
 

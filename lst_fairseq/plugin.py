@@ -1,24 +1,29 @@
-"""What becomes of fairseq when the plugin is registered; only what every command needs is imported here.
+"""What registering does to fairseq; only what every command needs is imported here.
 
-The rest comes when it is used: transformers' models, peft, accelerate and PyTorch's sharding take as long to import as
-fairseq does, and ``fairseq-train --help``, or a wrong flag, would wait for them.
+The rest comes when it is used: transformers' models, peft, accelerate and PyTorch's sharding take
+as long to import as fairseq does, and ``fairseq-train --help``, or a wrong flag, would wait for
+them.
 """
 
-import logging
 from functools import cache
 from typing import Any
 
+from lst_fairseq.utils.noise import keep_quiet
+
 
 def _require_fairseq() -> None:
-    """Fail in one line that says what to run, instead of with whatever an unusable fairseq raises at import."""
+    """Fail in one line that says what to run, whatever an unusable fairseq raises at import."""
     remedy = "run `bash scripts/setup.sh`, or `pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1`"
-    # One of its tasks asks for tensorboardX when it is imported, which nothing here needs.
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     try:
         import fairseq
-    except Exception as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError
-        raise ImportError(f"lst_fairseq needs a fairseq that can be imported ({error!r}): {remedy}") from None
-    # A folder called fairseq beside the program, a clone perhaps, is imported as an empty package without a version.
+    except (
+        Exception
+    ) as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError
+        raise ImportError(
+            f"lst_fairseq needs a fairseq that can be imported ({error!r}): {remedy}"
+        ) from None
+    # A folder called fairseq beside the program, a clone perhaps, is imported as an empty package
+    # without a version.
     found = getattr(fairseq, "__version__", "none")
     if tuple(int(part) for part in found.split(".")[:3] if part.isdigit()) < (0, 12, 2):
         raise ImportError(f"lst_fairseq needs fairseq >= 0.12.2 and found {found}: {remedy}")
@@ -27,6 +32,7 @@ def _require_fairseq() -> None:
 @cache
 def register() -> None:
     """See :func:`lst_fairseq.register`."""
+    keep_quiet()
     _require_fairseq()
     from lst_fairseq import patches
 

@@ -106,7 +106,7 @@ def measured_checkpoints(args: argparse.Namespace) -> tuple[list[dict[str, Any]]
 
 
 def check_inputs(args: argparse.Namespace) -> None:
-    """Raise what a checkpoint, model or manifest would be refused for, as far as a look at it tells."""
+    """Raise what a checkpoint, model or manifest is refused for, as far as a look at it tells."""
     for checkpoint in args.checkpoints:
         check_checkpoint(checkpoint)
     check_moved(args.speech_encoder, args.llm)

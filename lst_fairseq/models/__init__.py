@@ -1,1 +1,1 @@
-"""The model: speech frontend, adapter and LLM, what its checkpoints hold, and how each part is loaded."""
+"""The model: speech frontend, adapter and LLM, and what its checkpoints hold."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import struct
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ def model_source(path: str | None, flag: str) -> Path:
 
 
 def check_moved(speech_encoder: str | None, llm: str | None) -> None:
-    """Raise a ValueError if a part that is said to lie elsewhere now (None: nothing is said of it) is not there."""
+    """Raise a ValueError if a part is not where it is said to lie now; None: nothing is said."""
     if speech_encoder is not None:
         model_source(speech_encoder, "--speech-encoder")
     if llm is not None:
@@ -345,15 +346,23 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Keep transformers from reporting dropped heads as unexpected; :func:`check_loaded` reports what matters."""
+    """Keep transformers from reporting dropped heads as unexpected; :func:`check_loaded` reports what matters.
+
+    Its progress bar stays where someone watches it, and not in a log.
+    """
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    hides_bar = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hides_bar:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if hides_bar:
+            logging.enable_progress_bar()
 
 
 def check_loaded(info: dict[str, Any], directory: Path, unused: tuple[str, ...] = ()) -> None:

@@ -14,7 +14,7 @@ from fairseq.trainer import Trainer
 from torch import nn
 
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.sharding import startup
+from lst_fairseq.sharding import leaving, startup
 from lst_fairseq.task import LstTask
 
 BACKEND = "fully_sharded"
@@ -67,3 +67,4 @@ def install() -> None:
             return start(cfg)
 
     distributed_utils.distributed_init = distributed_init
+    leaving.install()

@@ -39,5 +39,7 @@ def _number(text: str) -> float:
 def device_name(text: str) -> str:
     """The name of a device by its form; whether there is such a device is PyTorch's to say."""
     if not _DEVICE.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a device, such as cpu, cuda or cuda:1")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the name of a device, such as cpu, cuda or cuda:1"
+        )
     return text

@@ -1,4 +1,4 @@
-"""What can be said of a checkpoint before PyTorch is imported, which reads it: is it there, and all of it?"""
+"""What can be said of a checkpoint before PyTorch is imported: is it there, and all of it?"""
 
 import zipfile
 from pathlib import Path
@@ -14,7 +14,7 @@ ZIP, OLD_PICKLE = b"PK\x03\x04", b"\x80\x02"
 
 
 def check_checkpoint(path: str | Path) -> None:
-    """Raise the error that reading a checkpoint would end in, where a look at the file is enough to know it.
+    """Raise the error that reading a checkpoint would end in, where a look at it is enough.
 
     Args:
         path: a file that fairseq-train wrote, or a directory of scripts/export.py.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import authors_way, decoding, features, gpu, growth, host_memory, loading
+from benchmarks import authors_way, decoding, features, gpu, growth, host_memory, imports, loading
 from benchmarks.common import PeakMemory, Timing, ratios
 from benchmarks.growth import Curve, Point
 from benchmarks.model import Training, batch, lst_model
@@ -153,3 +153,12 @@ def test_bf16_updates_are_not_lost() -> None:
         losses[dtype] = [float(training.step(sample)) for _ in range(40)]
     fell = {dtype: values[0] - values[-1] for dtype, values in losses.items()}
     assert fell["float32"] > 0.05 and math.isclose(fell["bfloat16"], fell["float32"], rel_tol=0.25)
+
+
+def test_imports_are_measured_in_turns():
+    sides = {"nothing": ["-c", "pass"], "some": ["-c", "import json, decimal, argparse"]}
+    measured = imports.measure(sides, 2)
+    assert list(measured) == list(sides) and measured["nothing"]["ratio"] == 1
+    assert all(row["cpu_seconds"] > 0 for row in measured.values())
+    with pytest.raises(RuntimeError, match=r"python -c raise SystemExit.3.: ended with status 3"):
+        imports.cpu_seconds(["-c", "raise SystemExit(3)"])

@@ -34,7 +34,7 @@ class PretrainedFrontend(SpeechFrontend):
         ctc_head: the directory's CTC head.
     """
 
-    #: What is built: a transformers class, or auto class, by its name, since importing it takes seconds.
+    #: What is built: a transformers class, or auto class; a name, as importing it takes seconds.
     model_class: str = "transformers:AutoModel"
     #: Where the encoder's parameters are in a larger model's checkpoint (regular expression to replacement), if
     #: transformers does not see to it by itself.
