@@ -164,7 +164,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         if odd := set(settings["record"].held) - TENSOR_FILES.keys():
             raise ValueError(f"{path}: `record.held` names {', '.join(odd)}; valid are {', '.join(TENSOR_FILES)}")
         checksums = parse_checksums(settings.pop("files", {}))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise _no_export(directory, error) from None
     except CheckpointError as error:
         raise error if str(error).startswith(str(directory)) else CheckpointError(f"{path}: {error}") from None
@@ -206,7 +206,9 @@ def _checksums(directory: Path) -> dict[str, Checksum]:
 
 
 def _no_export(directory: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({error}); {AGAIN}")
+    return CheckpointError(
+        f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({error}); {AGAIN}"
+    )
 
 
 def _tensors(model: LstModel, module: str) -> dict[str, Tensor]:

@@ -389,7 +389,10 @@ def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     skeleton, tensors = split(state, is_large)
     partial = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
+    try:
+        dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
+    except (Exception, CheckpointException) as error:
+        raise _failed_shards(partial, error) from error
     write_shard_checksums(partial, shard_checksums(partial))
     os.rename(partial, folder)
     return {**skeleton, SHARDS_KEY: folder.name}
