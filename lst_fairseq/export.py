@@ -180,7 +180,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         if odd := set(settings["record"].held) - TENSOR_FILES.keys():
             raise ValueError(f"{path}: `record.held` names {', '.join(odd)}; valid are {', '.join(TENSOR_FILES)}")
         checksums = parse_checksums(settings.pop("files", {}))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise not_exported(directory, error) from None
     except CheckpointError as error:
         raise error if str(error).startswith(str(directory)) else CheckpointError(f"{path}: {error}") from None

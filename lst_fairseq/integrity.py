@@ -87,11 +87,13 @@ class Checksum:
         """What is wrong with a file, in words; None if nothing is."""
         try:
             size = path.stat().st_size
+            if size != self.bytes:
+                return f"{size:,} bytes instead of {self.bytes:,}"
+            found = Checksum.of(path, with_sha256=self.sha256 is not None and size <= SMALL)
         except FileNotFoundError:
             return "missing"
-        if size != self.bytes:
-            return f"{size:,} bytes instead of {self.bytes:,}"
-        found = Checksum.of(path, with_sha256=self.sha256 is not None and size <= SMALL)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
         same = found.crc32 == self.crc32 and found.sha256 in (None, self.sha256)
         return None if same else "other content than was written, though of the same size"
 
@@ -226,16 +228,20 @@ def check_state(state: Any) -> None:
     if not isinstance(state, dict) or "optimizer_history" not in state:
         raise KeyError("optimizer_history")
     for name, kind in kinds.items():
-        if name in state and not isinstance(state[name], kind):
+        if state.get(name) is not None and not isinstance(state[name], kind):
             raise TypeError(f"its {name} is a {type(state[name]).__name__} and not a {kind.__name__}")
     for entry in state["optimizer_history"]:
         if not isinstance(entry, dict) or not isinstance(entry.get("num_updates", 0), int):
             raise TypeError("an entry of its optimizer_history is no dict with a number of updates")
+    iterator = (state.get("extra_state") or {}).get("train_iterator", {})
+    counts = ("epoch", "iterations_in_epoch")
+    if not isinstance(iterator, dict) or not all(isinstance(iterator.get(name, 0), int) for name in counts):
+        raise TypeError("its place in the data (train_iterator) is no dict with an epoch and iterations")
     optimizer = state.get("last_optimizer_state") or {}
     moments = optimizer.get("state", {}) if isinstance(optimizer, dict) else None
     if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
         raise TypeError("its last_optimizer_state is not what an optimiser holds")
-    model = state.get("model", {})
+    model = state.get("model") or {}
     for name, value in model.items() if "lst_record" in model else ():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor | dict):
             raise TypeError(f"its parameter {name!r} is a {type(value).__name__} and not a tensor")
@@ -284,11 +290,7 @@ def shard_faults(folder: Path, share: int = 0, shares: int = 1) -> list[str]:
     except (ValueError, OSError) as error:
         reason = str(error)
         return [reason if reason.startswith(str(path)) else f"{path}: {reason}"] if share == 0 else []
-    mine = {name: checksum for name, checksum in checksums.items() if _writer(name) % shares == share}
-    try:
-        return differences(folder, mine)
-    except OSError as error:
-        return [str(error)]
+    return differences(folder, {name: c for name, c in checksums.items() if _writer(name) % shares == share})
 
 
 def _writer(name: str) -> int:

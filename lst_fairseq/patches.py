@@ -178,28 +178,28 @@ def name_misfitting_checkpoints() -> None:
         except Exception as error:
             general = type(error) is Exception and isinstance(error.__context__, Exception)
             cause = error.__context__ if general else error
-            if (explained := _explained(cause, [filename])) is error:
+            if (failure := explained_failure(cause, [filename])) is error:
                 raise
-            raise explained from None if isinstance(cause, CheckpointError) else cause
+            raise failure from None if isinstance(cause, CheckpointError) else cause
 
     @functools.wraps(load_ensemble)
     def load_model_ensemble_and_task(filenames: list[str], *args: Any, **kwargs: Any) -> Any:
         try:
             return load_ensemble(filenames, *args, **kwargs)
         except Exception as error:
-            if (explained := _explained(error, filenames)) is error:
+            if (failure := explained_failure(error, filenames)) is error:
                 raise
-            raise explained from None if isinstance(error, CheckpointError) else error
+            raise failure from None if isinstance(error, CheckpointError) else error
 
     Trainer.load_checkpoint = trainer_load_checkpoint
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
 
 
-def _explained(error: Exception, filenames: list[str]) -> Exception:
+def explained_failure(error: Exception, filenames: list[str]) -> Exception:
     """An error of using what was read, with file and remedy; itself if it names a file or flag, or is about memory."""
     text, where = " ".join(str(error).split()), ":".join(filenames)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
-    named = text.startswith("--") or any(name in text for name in filenames)
+    named = text.startswith(("--llm ", "--speech-encoder ")) or any(name in text for name in filenames)
     if isinstance(error, OSError) or memory or (named and isinstance(error, ValueError | CheckpointError)):
         return error
     if isinstance(error, ValueError):

@@ -56,7 +56,10 @@ class LlmDictionary(Dictionary):
                 "belongs to the LLM, or resize the LLM's embeddings"
             )
         if tokenizer.eos_token_id is None:
-            raise ValueError("the LLM's tokenizer has no end-of-sentence token (eos_token)")
+            raise ValueError(
+                "the LLM's tokenizer has no end-of-sentence token (eos_token): copy its tokenizer_config.json again, "
+                "or name the token there"
+            )
         self.tokenizer = tokenizer
         tokens = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
         self.ids_without_token = [i for i in range(n_logits) if i not in tokens]

@@ -377,4 +377,4 @@ def check_loaded(info: dict[str, Any], directory: Path, unused: tuple[str, ...] 
     problems = [f"missing {sorted(missing)}"] if missing else []
     problems += [f"of another shape {sorted(map(str, mismatched))}"] if mismatched else []
     if problems:
-        raise ValueError(f"{directory}: the weights do not fit config.json: {'; '.join(problems)}")
+        raise ValueError(f"{directory}: the weights do not fit config.json: {'; '.join(problems)}; copy both again")

@@ -394,6 +394,9 @@ def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write a whole state's large tensors into a new folder, in one process; the state with placeholders."""
     skeleton, tensors = split(state, is_large)
     with making(folder) as partial:
-        dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
+        try:
+            dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
+        except (Exception, CheckpointException) as error:
+            raise _failed_shards(partial, error) from error
         write_shard_checksums(partial, shard_checksums(partial))
     return {**skeleton, SHARDS_KEY: folder.name}

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.patches import CheckpointError, refuse_directory
+from lst_fairseq.patches import CheckpointError, explained_failure, refuse_directory
 from lst_fairseq.sharding import states
 from lst_fairseq.sharding.agreement import check_same
 from lst_fairseq.sharding.engine import ShardedModel, ShardingSettings, build_mesh, like, shard
@@ -212,9 +212,11 @@ class ShardedTrainer(Trainer):
                 if not reset_lr_scheduler:
                     self.lr_scheduler.load_state_dict(history[-1]["lr_scheduler_state"])
                 self.set_num_updates(history[-1]["num_updates"])
-        except CheckpointError as error:
-            raise CheckpointError(f"{filename}: {error}") from None
-        return self._load_progress(state["extra_state"], filename, reset_meters)
+            return self._load_progress(state["extra_state"], filename, reset_meters)
+        except Exception as error:
+            if (failure := explained_failure(error, [filename])) is error:
+                raise
+            raise failure from None if isinstance(error, CheckpointError) else error
 
     def _load_model(self, stored: dict[str, Any], names: dict[int, str], source: states.Source) -> None:
         wanted = self._model.matched_state(stored)
