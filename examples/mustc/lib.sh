@@ -22,7 +22,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     if [[ -n ${SETTINGS:-} ]]; then
         [[ -f $SETTINGS ]] || die "SETTINGS=$SETTINGS: no such file"
         # shellcheck disable=SC1090
-        source "$SETTINGS"
+        source "$(realpath -- "$SETTINGS")" # a bare name would be looked for on PATH first
         for name in "${!given[@]}"; do printf -v "$name" %s "${given[$name]}"; done
     fi
     # shellcheck source=settings.sh
@@ -46,6 +46,19 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
         AVERAGE BASELINE_AVERAGE BASELINE_MAX_TOKENS BASELINE_UPDATE_FREQ BEAM MAX_LEN_B GEN_BATCH_TOKENS; do
         [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}: give a whole number above 0"
     done
+    for name in BASELINE_PRETRAIN_SHARE BASELINE_TUNE_SHARE; do
+        [[ ${!name} =~ ^[1-9][0-9]?$ ]] || die "$name=${!name}: give a whole percentage from 1 to 99"
+    done
+    [[ $BASELINE_SECONDS =~ ^([1-9][0-9]*)?$ ]] ||
+        die "BASELINE_SECONDS=$BASELINE_SECONDS: give a whole number of seconds, or leave it empty"
+    need_choice FOLLOWER "$FOLLOWER" 0 1
+    for name in SEED NUM_WORKERS TRIPLES BASELINE_VOCAB BASELINE_ASR_VOCAB BASELINE_WARMUP BASELINE_TIME_MASK; do
+        [[ ${!name} =~ ^(0|[1-9][0-9]*)$ ]] || die "$name=${!name}: give a whole number from 0 on"
+    done
+    for name in STAGE1_LR STAGE2_LR LORA_LR BASELINE_LR WARMUP_RATIO CLIP_NORM LABEL_SMOOTHING BASELINE_LABEL_SMOOTHING LENPEN; do
+        [[ ${!name} =~ ^-?[0-9]*[.]?[0-9]+([eE][-+]?[0-9]+)?$ ]] || die "$name=${!name}: give a number"
+    done
+    [[ $ADAM_BETAS =~ ^\([0-9.]+,\ *[0-9.]+\)$ ]] || die "ADAM_BETAS=$ADAM_BETAS: give two numbers, such as (0.9, 0.98)"
     need_numbers TUNE_BEAMS '[1-9][0-9]*'
     need_numbers TUNE_LENPENS '-?[0-9]+([.][0-9]+)?'
     need_numbers BASELINE_LRS '[0-9]+([.][0-9]+)?(e-?[0-9]+)?'

@@ -346,7 +346,7 @@ def shards_folder(path: str, state: Mapping[str, Any]) -> Path:
         CheckpointError: it is not there.
     """
     name = state[SHARDS_KEY]
-    if not isinstance(name, str) or name != Path(name).name:
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
         raise refused(path, SHARDS_KEY, f"is {shown(name)}, and should be the name of a folder beside it")
     folder = Path(path).parent / name
     if not folder.is_dir():
