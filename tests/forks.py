@@ -29,7 +29,11 @@ def fork(function: Callable[..., Any], *arguments: Any, log: Path, group: bool =
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        with (
+            open(log, "a", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
             status = _status_of(function, *arguments, **keywords)
     os._exit(status)
 

@@ -78,12 +78,13 @@ def test_several_processes_leave_a_finished_run_alone(corpus, backbones, tmp_pat
         "whole": {},
         "copies": {"ddp_backend": "legacy_ddp"},
     }
-    runs = {name: {"batch_size": 3, "max_update": 2, "no_epoch_checkpoints": True, **kind} for name, kind in kinds.items()}
+    shared = {"batch_size": 3, "max_update": 2, "no_epoch_checkpoints": True}
+    runs = {name: {**shared, **kind} for name, kind in kinds.items()}
     first = run_ranks(2, tmp_path, corpus, backbones, runs)
     before = {name: stamps_below(tmp_path / name) for name in runs}
     assert {len(steps) for steps in first.values()} == {2}
     again = run_ranks(2, tmp_path, corpus, backbones, runs)
-    assert again == dict.fromkeys(runs, [])
+    assert again == {name: [] for name in runs}
     assert {name: stamps_below(tmp_path / name) for name in runs} == before
 
 

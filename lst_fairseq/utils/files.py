@@ -25,6 +25,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _SHOWN = 200
 
 _held: set[int] = set()
+_warned: set[int] = set()
 
 
 class InUse(RuntimeError):
@@ -73,12 +74,23 @@ class Lock:
                 os.close(self._descriptor)
                 raise
             self.is_exclusive = False
-            logger.warning(
-                f"{path}: this file system has no file locks ({error.strerror}): nothing keeps a second process "
-                f"from using {what} at the same time; see to it that there is none"
-            )
+            self._warn(what, error)
         _held.add(self._descriptor)
         self._sign()
+
+    def _warn(self, what: str, error: OSError) -> None:
+        """Once for each file system."""
+        device = os.fstat(self._descriptor).st_dev
+        if device not in _warned:
+            _warned.add(device)
+            logger.warning(
+                f"{self.path}: this file system has no file locks ({error.strerror}): nothing keeps a "
+                f"second process from using {what} at the same time; see to it that there is none"
+            )
+
+    def fileno(self) -> int:
+        """The descriptor; a program that inherits it (``pass_fds``) holds the lock, too."""
+        return self._descriptor
 
     def _holder(self) -> str:
         text = os.pread(self._descriptor, _SHOWN, 0).decode("utf-8", "replace").split("\n")[0]
