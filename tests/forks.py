@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.ranks import CONTEXT
+
 
 def fork(function: Callable[..., Any], *arguments: Any, log: Path, group: bool = False, **keywords: Any) -> int:
     """Start ``function`` in a forked process, its output appended to ``log``; the process's id.
@@ -61,3 +63,24 @@ def outcome(function: Callable[..., Any], *arguments: Any, log: Path, **keywords
     log.unlink(missing_ok=True)
     status = ended(fork(function, *arguments, log=log, **keywords))
     return status, log.read_text(encoding="utf-8") if log.exists() else ""
+
+
+def serve(function: Callable[..., Any], *arguments: Any, log: Path, **keywords: Any) -> Any:
+    """As :func:`fork`, from a server that has never trained: a process that has cannot be forked to train.
+
+    Returns:
+        the started ``multiprocessing.Process``.
+    """
+    process = CONTEXT.Process(target=_served, args=(function, arguments, keywords, log))
+    process.start()
+    return process
+
+
+def _served(function: Callable[..., Any], arguments: Any, keywords: Any, log: Path) -> None:
+    with (
+        open(log, "a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        status = _status_of(function, *arguments, **keywords)
+    os._exit(status)

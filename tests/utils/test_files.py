@@ -91,10 +91,12 @@ def test_a_file_system_without_locks_gets_one_warning(tmp_path, monkeypatch, cap
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(files, "_warned", set())
+    Lock(tmp_path / ".lock2", "another", "wait").release()
     lock = Lock(tmp_path / ".lock", "the folder", "wait")
     assert not lock.is_exclusive
     (record,) = caplog.records
-    assert f"{tmp_path / '.lock'}: this file system has no file locks" in record.getMessage()
+    assert f"{tmp_path / '.lock2'}: this file system has no file locks" in record.getMessage()
     lock.release()
 
 
