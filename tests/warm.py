@@ -1,7 +1,9 @@
-"""Commands that start warm: a shell script's ``fairseq-train`` is a fork of a process that has imported everything.
+"""Commands that start warm: a shell script's ``fairseq-train`` is a fork of a process that has
+imported everything.
 
-:func:`commands` starts that process and makes a folder of commands for PATH, each a small client that hands its
-arguments, folder, environment, output and standard input over and waits. A client that is killed takes its fork along.
+:func:`commands` starts that process and makes a folder of commands for PATH, each a small client that hands
+its arguments, folder, environment, output and standard input over and waits. A client that is
+killed takes its fork along.
 """
 
 import contextlib
@@ -62,7 +64,9 @@ def _run(client: socket.socket, programs: Mapping[str, Callable[[], object]]) ->
         client.send(bytes([status if status >= 0 else 128 - status]))
 
 
-def _serve(listener: socket.socket, programs: Mapping[str, Callable[[], object]], alive: int) -> None:
+def _serve(
+    listener: socket.socket, programs: Mapping[str, Callable[[], object]], alive: int
+) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         ready, _, _ = select.select([listener, alive], [], [])
@@ -79,7 +83,8 @@ def _serve(listener: socket.socket, programs: Mapping[str, Callable[[], object]]
 
 @contextlib.contextmanager
 def commands(folder: Path, programs: Mapping[str, Callable[[], object]]) -> Iterator[None]:
-    """Make FOLDER/NAME for each program, which calls it without arguments, as ``sys.argv`` has them.
+    """Make FOLDER/NAME for each program, which calls it without arguments, as ``sys.argv`` has
+    them.
 
     The calling process must have imported what the programs need, and must never have trained.
     """

@@ -21,7 +21,9 @@ def train_until_killed(corpus, backbones, folder):
 def test_the_second_is_told_and_a_killed_one_keeps_nobody_out(corpus, backbones, tmp_path):
     run, log = tmp_path / "run", tmp_path / "log"
     first = serve(train_until_killed, corpus, backbones, run, log=tmp_path / "first")
-    while "trained\n" not in (text := (tmp_path / "first").read_text() if (tmp_path / "first").exists() else ""):
+    while "trained\n" not in (
+        text := (tmp_path / "first").read_text() if (tmp_path / "first").exists() else ""
+    ):
         assert first.is_alive(), text
         time.sleep(0.05)
     before = (run / "checkpoint_last.pt").read_bytes()
@@ -30,9 +32,13 @@ def test_the_second_is_told_and_a_killed_one_keeps_nobody_out(corpus, backbones,
     said = log.read_text()
     assert second.exitcode == 1 and "Traceback" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    start = f"error: --save-dir {run}: in use by process {first.pid} on {socket.gethostname()} (since "
+    start = (
+        f"error: --save-dir {run}: in use by process {first.pid} on {socket.gethostname()} (since "
+    )
     assert line.startswith(start)
-    assert line.endswith("wait until that one has ended, end it, or give this run another --save-dir")
+    assert line.endswith(
+        "wait until that one has ended, end it, or give this run another --save-dir"
+    )
     assert (run / "checkpoint_last.pt").read_bytes() == before
     os.kill(first.pid, signal.SIGKILL)
     first.join()

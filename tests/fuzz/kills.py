@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""SIGKILL at random moments: what is run again to its end is bit for bit what a run without a kill makes.
+"""SIGKILL at random moments: run again to its end, a run leaves bit for bit what a whole one does.
 
     python -m tests.fuzz.kills                              # ten moments of each kind
     python -m tests.fuzz.kills --count 3 --kinds train two  # three of these
-    python -m tests.fuzz.kills --seed 7 --keep              # other moments; folders of what failed stay
+    python -m tests.fuzz.kills --seed 7 --keep              # other moments; all folders stay
 
-Kinds: train (one process), save (while a checkpoint is written), sharded (likewise, with shards), cache (of speech
-features), prepare (manifests), generate (generate.sh), study (a study of one arm), export, one (of two processes), both.
-Moments are drawn from the time that a run without a kill takes. Everything is tiny, and forked from a process that has
-imported all: a moment takes some seconds. The exit status is 1 if anything differs, is left over, or does not end.
+Kinds: train (one process), save (while a checkpoint is written), sharded (likewise, with shards),
+cache (of speech features), prepare (manifests), generate (generate.sh), study (a study of one arm),
+export, one (of two processes) and both (of them). Moments are drawn from the time that a run
+without a kill takes. Everything is tiny, and forked from a process that has imported all: a moment
+takes some seconds. The exit status is 1 if anything differs, is left over, or does not end.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import numpy as np
 import soundfile
 import torch
 import yaml
+from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate, train
 
 from lst_fairseq.export import export
@@ -93,44 +95,56 @@ class World:
             soundfile.write(base / "wav" / "ted_1.wav", talk, SAMPLE_RATE)
             lengths = [round(float(seconds), 2) for seconds in rng.uniform(0.5, 1.5, count)]
             lines = [
-                f"- {{duration: {length}, offset: {i % 12 * 1.5}, speaker_id: spk.1, wav: ted_1.wav}}"
+                f"- {{duration: {length}, offset: {i % 12 * 1.5}, speaker_id: s, wav: ted_1.wav}}"
                 for i, length in enumerate(lengths)
             ]
             targets = [SENTENCES[i % len(SENTENCES)] for i in range(count)]
             texts = {"yaml": lines, "en": ["Hello there."] * count, "de": targets}
             for suffix, content in texts.items():
-                (base / "txt" / f"{split}.{suffix}").write_text("\n".join(content) + "\n", encoding="utf-8")
+                (base / "txt" / f"{split}.{suffix}").write_text(
+                    "\n".join(content) + "\n", encoding="utf-8"
+                )
 
     def prepare(self, folder: Path, corpus: str = "mustc") -> None:
-        self.prep.main(["--data-root", str(self.root / corpus), "--tgt-lang", "de", "--out", str(folder)])
+        self.prep.main(
+            ["--data-root", str(self.root / corpus), "--tgt-lang", "de", "--out", str(folder)]
+        )
 
     def train(self, folder: Path, **settings: Any) -> None:
         torch.set_num_threads(1)
-        train.main(train_configuration(self.root / "data", self.backbones, folder / "run", **settings))
+        train.main(
+            train_configuration(self.root / "data", self.backbones, folder / "run", **settings)
+        )
 
     def rank(self, folder: Path, rank: int, port: int) -> None:
         """One of two processes; a partner that is gone is noticed."""
-        where = f"tcp://localhost:{port}"
-        self.train(
-            folder, **SHARDED, distributed_world_size=2, distributed_rank=rank, device_id=rank,
-            distributed_no_spawn=True, distributed_backend="gloo", distributed_init_method=where,
-            lost_process_timeout=3.0, batch_size=2,
-        )  # fmt: skip
+        torch.set_num_threads(1)
+        two = {
+            "distributed_world_size": 2, "distributed_rank": rank, "device_id": rank,
+            "distributed_no_spawn": True, "distributed_backend": "gloo", "distributed_init_method": f"tcp://localhost:{port}",
+            "lost_process_timeout": 3.0, "batch_size": 2,
+        }  # fmt: skip
+        cfg = train_configuration(
+            self.root / "data", self.backbones, folder / "run", **SHARDED, **two
+        )
+        distributed_utils.call_main(cfg, train.main)
 
     def recipe(self, work: Path) -> dict[str, str]:
         """Environment of the recipe's scripts."""
         return {
             "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "OMP_NUM_THREADS": "1",
-            "VIRTUAL_ENV": str(self.root / "env"), "WORK": str(work), MARK: str(work), **self.settings(),
+            "VIRTUAL_ENV": str(self.root / "env"), "WORK": str(work), MARK: str(work),
+            **self.settings(),
         }  # fmt: skip
 
     def settings(self) -> dict[str, str]:
         """Settings of the recipe that make everything small."""
         return {
             "MUSTC_ROOT": str(self.root / "mustc"), "SPEECH_ENCODER": self.backbones["wav2vec2"],
-            "LLM": self.backbones["llama"], "ARCH": "lst_tiny", "EXTRA_TRAIN_ARGS": "--adapter-channels 24",
-            "STAGE1_UPDATES": "2", "STAGE2_UPDATES": "4", "ONE_STAGE_UPDATES": "4", "GLOBAL_BATCH": "3", "BATCH": "3",
-            "SAVE_INTERVAL": "1", "LOG_INTERVAL": "1", "NUM_WORKERS": "0", "MAX_LEN_B": "6", "BEAM": "2",
+            "LLM": self.backbones["llama"], "ARCH": "lst_tiny",
+            "EXTRA_TRAIN_ARGS": "--adapter-channels 24",
+            "STAGE1_UPDATES": "2", "STAGE2_UPDATES": "4", "ONE_STAGE_UPDATES": "4",
+            "GLOBAL_BATCH": "3", "BATCH": "3", "SAVE_INTERVAL": "1", "LOG_INTERVAL": "1", "NUM_WORKERS": "0", "MAX_LEN_B": "6", "BEAM": "2",
         }  # fmt: skip
 
 
@@ -149,16 +163,22 @@ def study(world: World, folder: Path) -> None:
         "factors": {"strategy": {"one-stage": {"ONE_STAGE": 1}}},
     }  # fmt: skip
     (folder / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    plan = Plan(read_study(folder / "study.yaml"), folder / "out", str(world.root / "env" / "bin" / "python"))
+    plan = Plan(
+        read_study(folder / "study.yaml"),
+        folder / "out",
+        str(world.root / "env" / "bin" / "python"),
+    )
     if failures := Runner(plan, plan.study.arms, poll=0.1).run():
         raise RuntimeError(failures[0].lines)
 
 
-# --- what a run leaves -----------------------------------------------------------------------------------------------
+# --- what a run leaves ----------------------------------------------------------------------------
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """All results in a folder but times: tensors, manifests, cached features, translations and scores."""
+    """All results in a folder but times: tensors, manifests, cached features, translations and
+    scores.
+    """
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -173,7 +193,9 @@ def contents(folder: Path) -> dict[str, Any]:
             found[name] = [line for line in lines if line[:2] in ("H-", "D-", "T-")]
         elif path.suffix == ".json" and path.parent.name == "scores":
             score = json.loads(path.read_text(encoding="utf-8"))
-            found[name] = {key: score[key] for key in ("bleu", "chrf", "ter", "signature", "sentences")}
+            found[name] = {
+                key: score[key] for key in ("bleu", "chrf", "ter", "signature", "sentences")
+            }
     return found
 
 
@@ -194,10 +216,12 @@ def same(first: Any, second: Any) -> bool:
 
 def left_over(folder: Path) -> list[str]:
     """Names of temporary files and folders."""
-    return [path.name for path in folder.rglob("*") if ".tmp" in path.name or path.suffix == ".partial"]
+    return [
+        path.name for path in folder.rglob("*") if ".tmp" in path.name or path.suffix == ".partial"
+    ]
 
 
-# --- runs and kills --------------------------------------------------------------------------------------------------
+# --- runs and kills -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -229,7 +253,10 @@ def kinds(world: World) -> dict[str, Kind]:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        return [fork(world.rank, folder, rank, port, log=log_of(folder), group=True) for rank in range(2)]
+        return [
+            fork(world.rank, folder, rank, port, log=log_of(folder), group=True)
+            for rank in range(2)
+        ]
 
     def trained(folder: Path) -> None:
         shutil.copytree(world.root / "work", folder)
@@ -249,7 +276,9 @@ def kinds(world: World) -> dict[str, Kind]:
         "cache": Kind(one(caching), watch="cache/*/*", appearances=4),
         "prepare": Kind(one(lambda folder: world.prepare(folder / "data", "large"))),
         "export": Kind(one(export_to)),
-        "generate": Kind(one(lambda folder: script("generate", world.recipe(folder))), before=trained),
+        "generate": Kind(
+            one(lambda folder: script("generate", world.recipe(folder))), before=trained
+        ),
         "study": Kind(one(lambda folder: study(world, folder))),
         "one": Kind(two, victims=1),
         "both": Kind(two, victims=2),
@@ -261,7 +290,9 @@ def log_of(folder: Path) -> Path:
 
 
 def wait(processes: list[int], seconds: float) -> list[int | None]:
-    """Exit status of each process, None of one that has not ended after so many seconds; that one is killed."""
+    """Exit status of each process, None of one that has not ended after so many seconds; that one
+    is killed.
+    """
     statuses: dict[int, int] = {}
     deadline = time.monotonic() + seconds
     while len(statuses) < len(processes) and time.monotonic() < deadline:
@@ -285,7 +316,9 @@ def kill(process: int) -> None:
 
 
 def kill_marked(folder: Path) -> None:
-    """SIGKILL to the programs that a run has started in sessions of their own: its mark is in their environment."""
+    """SIGKILL to the programs that a run has started in sessions of their own: its mark is in their
+    environment.
+    """
     mark = f"{MARK}={folder}".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
@@ -331,15 +364,23 @@ def finish(kind: Kind, folder: Path) -> tuple[float, str]:
     return time.monotonic() - began, wrong
 
 
-def attempt(kind: Kind, folder: Path, wanted: dict[str, Any], seconds: float, rng: random.Random) -> str | None:
-    """Kill a run, run it again, and compare; what is wrong, or None where it ended before it could be killed."""
+def attempt(
+    kind: Kind, folder: Path, wanted: dict[str, Any], seconds: float, rng: random.Random
+) -> str | None:
+    """Kill a run, run it again, and compare; what is wrong, or None where it ended before it could
+    be killed.
+    """
     kind.before(folder)
     early, wrong = killed(kind, folder, rng.uniform(0, seconds), rng)
     if not wrong:
         _, wrong = finish(kind, folder)
     if not wrong:
         found = contents(folder)
-        differing = [str(name) for name in wanted.keys() | found.keys() if not same(wanted.get(name), found.get(name))]
+        differing = [
+            str(name)
+            for name in wanted.keys() | found.keys()
+            if not same(wanted.get(name), found.get(name))
+        ]
         wrong = f"differs: {', '.join(sorted(differing))}" if differing else ""
     if not wrong and (names := left_over(folder)):
         wrong = f"left over: {', '.join(names)}"
@@ -378,13 +419,21 @@ def campaign(world: World, names: list[str], count: int, seed: int, keep: bool) 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz.kills", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.fuzz.kills",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = list(kinds(World(Path())))
-    parser.add_argument("--count", type=int, default=10, help="kills of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--count", type=int, default=10, help="kills of each kind (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the moments (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", choices=known, default=known, help="only these (default: all)")
-    parser.add_argument("--keep", action="store_true", help="keep the folders, also of runs that went wrong")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=known, default=known, help="only these (default: all)"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the folders, also of runs that went wrong"
+    )
     args = parser.parse_args(arguments)
     root = Path(tempfile.mkdtemp(prefix="lst-kills-"))
     world = World(root)
@@ -392,7 +441,8 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     train_configuration("data", world.backbones, "run")  # parsed once, before the forks
     try:
-        # This process itself must not train, nor start a thread: it could not be forked to train then.
+        # This process itself must not train, nor start a thread: it could not be forked to train
+        # then.
         if ended(fork(world.make, log=root / "make.log")):
             print((root / "make.log").read_text(encoding="utf-8"), file=sys.stderr)
             return 1

@@ -28,7 +28,9 @@ def sandbox(tmp_path: Path) -> Sandbox:
 
 @contextmanager
 def started(sandbox: Sandbox, script: str, **settings: str) -> Iterator[subprocess.Popen]:
-    """A script of the recipe that runs; killed with all that it has started at the end of the block."""
+    """A script of the recipe that runs; killed with all that it has started at the end of the
+    block.
+    """
     process = subprocess.Popen(
         ["bash", str(RECIPE / f"{script}.sh")],
         env={**sandbox.settings, **settings},
@@ -60,18 +62,21 @@ def slow_training(sandbox: Sandbox) -> str:
 
 
 def test_two_runs_in_one_folder(sandbox: Sandbox) -> None:
-    """The second is refused in a line; other systems may be trained there; a killed one is in nobody's way."""
+    """The second is refused in a line; other systems may be trained there; a killed one is in
+    nobody's way.
+    """
     before = slow_training(sandbox)
     stage1 = sandbox.work / "stage1"
     with started(sandbox, "run") as first:
-        wait_for(lambda: (stage1 / "train.log").exists() and (stage1 / "train.log").stat().st_size > 0)
+        wait_for(
+            lambda: (stage1 / "train.log").exists() and (stage1 / "train.log").stat().st_size > 0
+        )
         log = (stage1 / "train.log").read_bytes()
         said = sandbox.run("run", fails=True).splitlines()
         assert said[0] == f"== done already: {sandbox.work}/data"
         assert re.fullmatch(
-            rf"error: {stage1} is being made by another run \(process \d+ on .+\): wait until that one has ended, "
-            "or give this one another WORK",
-            said[1],
+            rf"error: {stage1} is being made by another run \(process \d+ on .+\): wait until that
+            one has ended, " "or give this one another WORK", said[1],
         )
         assert len(said) == 2 and (stage1 / "train.log").read_bytes().startswith(log)
         assert "is being made by another run" in sandbox.run("stage1", fails=True, FORCE="1")
@@ -105,7 +110,9 @@ def test_a_note_that_was_cut_short_is_no_number(sandbox: Sandbox) -> None:
 
 
 def test_no_time_of_day_decides_what_is_scored_again(sandbox: Sandbox) -> None:
-    """Translations that are made again are scored again, and others are not, however the clock was set between."""
+    """Translations that are made again are scored again, and others are not, however the clock was
+    set between.
+    """
     tuning = {"TUNE_BEAMS": "1 4"}
     for script in ("prep", "stage1", "stage2"):
         sandbox.run(script)
