@@ -73,7 +73,7 @@ def export(
 
     Raises:
         FileExistsError: ``out`` is there already.
-        CheckpointError, ValueError: the checkpoint cannot be loaded.
+        CheckpointError, ValueError: the checkpoint cannot be loaded, or ``out`` not written.
     """
     out = Path(out)
     check_absent(out)
@@ -87,8 +87,16 @@ def export(
             state["cfg"].task[name] = value
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     model: LstModel = models[0]
-    with making(out) as partial:  # a directory with the right name is complete
-        _write(model, cfg, task, partial, dtype, with_frontend)
+    try:
+        with making(out) as partial:  # a directory with the right name is complete
+            _write(model, cfg, task, partial, dtype, with_frontend)
+    except FileExistsError:
+        raise
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{out}: cannot be written ({reason}); free some space, or name a directory elsewhere"
+        ) from error
     return out
 
 

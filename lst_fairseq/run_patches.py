@@ -1,4 +1,4 @@
-"""Repairs of fairseq that concern a run as a whole: when it is over, who may write to its folder, what time it took.
+"""Repairs of fairseq that concern a run as a whole: its end, its folder and its time.
 
 Line numbers are those of fairseq-fixed 0.12.3.1. ``patches.apply`` applies them with the others.
 """
@@ -35,7 +35,7 @@ class _NothingToDo(Exception):
 class _NoEpochs:
     """Stands for the training data of a run that is over, which are not even read."""
 
-    #: `while epoch_itr.next_epoch_idx <= max_epoch` (train.py:150) is false, whatever --max-epoch is.
+    #: `while epoch_itr.next_epoch_idx <= max_epoch` (train.py:150) is false for every --max-epoch.
     next_epoch_idx = math.nan
 
     def __init__(self, epoch: int):
@@ -43,10 +43,11 @@ class _NoEpochs:
 
 
 def leave_finished_runs_alone() -> None:
-    """Do nothing where nothing is left to do: a run that had ended trained on, an update each time it was started.
+    """Do nothing where nothing is left to do: a run that had ended made one more update.
 
-    fairseq looks at --max-update, --stop-time-hours and --patience only after an update (train.py:287), saves what it
-    finds after it, and has forgotten by then how long --patience has waited (train.py:197).
+    fairseq looks at --max-update, --stop-time-hours and --patience only after an update
+    (train.py:287), saves what it finds after it, and has forgotten by then how long --patience has
+    waited (train.py:197).
     """
     load_checkpoint, save_checkpoint = checkpoint_utils.load_checkpoint, Trainer.save_checkpoint
 
@@ -54,7 +55,9 @@ def leave_finished_runs_alone() -> None:
     def load_unless_finished(cfg: Any, trainer: Trainer, **passed_on: Any) -> tuple[Any, Any]:
         load, found = trainer.load_checkpoint, []
 
-        def load_and_look(filename: str, reset_optimizer: bool = False, *args: Any, **kwargs: Any) -> Any:
+        def load_and_look(
+            filename: str, reset_optimizer: bool = False, *args: Any, **kwargs: Any
+        ) -> Any:
             state = load(filename, reset_optimizer, *args, **kwargs)
             # Where anything starts anew, the checkpoint is not the end of this run.
             if state is not None and not reset_optimizer:
@@ -65,7 +68,8 @@ def leave_finished_runs_alone() -> None:
                     raise _NothingToDo(f"{filename}: nothing is left to train, {reason}")
             return state
 
-        trainer.load_checkpoint = load_and_look  # only here is its result seen before the data are read
+        # Only here is its result seen before the data are read.
+        trainer.load_checkpoint = load_and_look
         try:
             return load_checkpoint(cfg, trainer, **passed_on)
         except _NothingToDo as finished:
@@ -83,11 +87,12 @@ def leave_finished_runs_alone() -> None:
             extra_state = {**extra_state, EARLY_STOP_KEY: kept}
         return save_checkpoint(self, filename, extra_state)
 
-    checkpoint_utils.load_checkpoint, Trainer.save_checkpoint = load_unless_finished, save_with_early_stop
+    checkpoint_utils.load_checkpoint = load_unless_finished
+    Trainer.save_checkpoint = save_with_early_stop
 
 
 def _early_stop() -> Any:
-    """fairseq's function behind --patience, which remembers as its own attributes what it has seen."""
+    """fairseq's function behind --patience, whose own attributes remember what it has seen."""
     modules = (sys.modules.get(name) for name in _TRAIN_MODULES)
     functions = (getattr(module, "should_stop_early", None) for module in modules)
     return next((function for function in functions if function is not None), SimpleNamespace())
@@ -113,15 +118,16 @@ def _why_finished(trainer: Trainer, state: dict[str, Any], checkpoint: Any) -> s
     if 0 < limits.stop_time_hours < hours and not checkpoint.reset_meters:
         return f"its {hours:.3f} hours are all of --stop-time-hours {limits.stop_time_hours:g}"
     if 0 < checkpoint.patience <= waited and not checkpoint.reset_meters:
-        return f"its loss on the dev set is no better for {waited} times, --patience {checkpoint.patience}"
+        patience = checkpoint.patience
+        return f"its loss on the dev set is no better for {waited} times, --patience {patience}"
     return ""
 
 
 def keep_others_out() -> None:
-    """Let one run at a time write to a --save-dir, and begin by removing what a killed one left half written.
+    """Let one run at a time write to a --save-dir, and remove what a killed one left half written.
 
-    fairseq (checkpoint_utils.py:872) only tries whether it can write there. The first process of a run holds the lock
-    until it ends, or begins another run.
+    fairseq (checkpoint_utils.py:872) only tries whether it can write there. The first process of a
+    run holds the lock until it ends, or begins another run.
     """
     verify = checkpoint_utils.verify_checkpoint_directory
 
@@ -170,7 +176,8 @@ def release_save_dir() -> None:
 def measure_by_a_steady_clock() -> None:
     """Count a run's time, which --stop-time-hours limits, by a clock that nobody sets.
 
-    trainer.py:171 takes the time of day: a clock that is put right by an hour ends a run an hour too early or too late.
+    trainer.py:171 takes the time of day: a clock that is put right by an hour ends a run an hour
+    too early or too late.
     """
     trainer.time = SimpleNamespace(time=time.monotonic)
 

@@ -287,9 +287,11 @@ first_to_stop() { # LINES: of the log after so many lines, what it, srun or torc
         /(^error|LostProcess): rank [0-9]/ || /^srun: error: .*task/ || (torchrun && /^  rank +: [0-9]/) { print; exit }'
 }
 
-add_training_seconds() {
-    echo $((TRAINING_BEFORE + $(steady_seconds) - TRAINING_STARTED)) >"$TRAINING_DIR/seconds.tmp" &&
-        mv -f "$TRAINING_DIR/seconds.tmp" "$TRAINING_DIR/seconds"
+add_training_seconds() { # a disk that is full must not end the training
+    {
+        echo $((TRAINING_BEFORE + $(steady_seconds) - TRAINING_STARTED)) >"$TRAINING_DIR/seconds.tmp" &&
+            mv -f "$TRAINING_DIR/seconds.tmp" "$TRAINING_DIR/seconds"
+    } 2>/dev/null || true
 }
 
 while_noting_seconds() { # copies lines, and notes the training's seconds at each, or every five seconds

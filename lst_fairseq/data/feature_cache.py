@@ -60,7 +60,13 @@ class FeatureCache:
             file = files[row.segment.path]
             digest.update(f"{row.segment} {file.st_size} {file.st_mtime_ns}\n".encode())
         self.directory = Path(root) / digest.hexdigest()[:16]
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"--cache-features {root}: cannot be written ({error.strerror}); "
+                "name a folder that can be"
+            ) from error
         self.width = width
         self.ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
         self.starts = self.ends - lengths

@@ -1,4 +1,4 @@
-"""Files that several processes may want at once: locks, and names for what is still being written."""
+"""Files that several processes may want at once: locks, and names for what is being written."""
 
 import contextlib
 import errno
@@ -21,26 +21,28 @@ logger = logging.getLogger(__name__)
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 #: What the system says, without the file's name, when a write finds no room or the disk is broken.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-#: Characters of a lock file that are shown; whoever can write to the folder can write anything into it.
+#: Characters of a lock file that are shown; whoever can write to it can write anything.
 _SHOWN = 200
 
 _held: set[int] = set()
+_warned: set[int] = set()
 
 
 class InUse(RuntimeError):
-    """Another process is at work on a file or folder; the message names that process and the remedy."""
+    """Another process is at work on a file or folder; the message names it and the remedy."""
 
 
 class Lock:
-    """An flock on a file that only exists to be locked; held until :meth:`release` or the end of the process.
+    """An flock on a file that is there to be locked; held until released or the process ends.
 
-    The kernel lets go of it when the process ends, however it ends. The text in the file is for people to read: a file
-    that a killed process or another machine left behind keeps nobody out.
+    The kernel lets go of it when the process ends, however it ends. The text in the file is for
+    people to read: a file that a killed process or another machine left behind keeps nobody out.
 
-    An flock and not a record lock (``fcntl.lockf``), which the kernel drops as soon as the process closes *any*
-    descriptor of the file. An flock has the opposite flaw, that forked processes share it: a data loader's worker would
-    hold it for as long as it outlives a killed parent. So a forked process closes its descriptor at once, which leaves
-    the parent's lock alone, and no program that is executed inherits it.
+    An flock and not a record lock (``fcntl.lockf``), which the kernel drops as soon as the process
+    closes *any* descriptor of the file. An flock has the opposite flaw, that forked processes share
+    it: a data loader's worker would hold it for as long as it outlives a killed parent. So a forked
+    process closes its descriptor at once, which leaves the parent's lock alone, and no program that
+    is executed inherits it.
 
     Attributes:
         path: the file.
@@ -73,12 +75,23 @@ class Lock:
                 os.close(self._descriptor)
                 raise
             self.is_exclusive = False
-            logger.warning(
-                f"{path}: this file system has no file locks ({error.strerror}): nothing keeps a second process "
-                f"from using {what} at the same time; see to it that there is none"
-            )
+            self._warn(what, error)
         _held.add(self._descriptor)
         self._sign()
+
+    def _warn(self, what: str, error: OSError) -> None:
+        """Once for each file system."""
+        device = os.fstat(self._descriptor).st_dev
+        if device not in _warned:
+            _warned.add(device)
+            logger.warning(
+                f"{self.path}: this file system has no file locks ({error.strerror}): nothing "
+                f"keeps a second process from using {what} at the same time; see to it that there is none"
+            )
+
+    def fileno(self) -> int:
+        """The descriptor; a program that inherits it (``pass_fds``) holds the lock, too."""
+        return self._descriptor
 
     def _holder(self) -> str:
         text = os.pread(self._descriptor, _SHOWN, 0).decode("utf-8", "replace").split("\n")[0]
@@ -98,7 +111,7 @@ class Lock:
         return False
 
     def release(self) -> None:
-        """Let others have it; the file stays, since removing it could let two others have it at once."""
+        """Let others have it; the file stays: once removed, two others could have it at once."""
         if self._descriptor in _held:
             _held.discard(self._descriptor)
             os.close(self._descriptor)
@@ -125,10 +138,10 @@ def _machine() -> str:
 
 
 def temporary(path: Path) -> Path:
-    """A hidden name beside a file or folder, under which this process writes what is to take its place.
+    """A hidden name beside a file or folder, under which this process writes its successor.
 
-    It names the machine and the process. What processes of this machine left behind there when they were killed is
-    removed; that of other machines, and of processes that live, is left alone.
+    It names the machine and the process. What processes of this machine left behind there when they
+    were killed is removed; that of other machines, and of processes that live, is left alone.
     """
     start = f".{path.name}.{_machine()}."
     for left in path.parent.glob(f"{glob.escape(start)}*.tmp*"):
@@ -160,9 +173,10 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under that takes the place of ``path`` only when the block ends without an error.
+    """A name to write a file under that becomes ``path`` only if the block ends without an error.
 
-    Processes that write the same file at once do not meet; the one that ends last has its file there.
+    Processes that write the same file at once do not meet; the one that ends last has its file
+    there.
 
     Raises:
         OSError: names ``path`` where the system's own error names no file (a disk that is full).
@@ -213,7 +227,9 @@ def explained(error: OSError) -> str:
     }
     if error.strerror is None or error.filename is None:
         return str(error)
-    remedy = next((text for numbers, text in remedies.items() if error.errno in numbers), "try again")
+    remedy = next(
+        (text for numbers, text in remedies.items() if error.errno in numbers), "try again"
+    )
     return f"{os.fsdecode(error.filename)}: {error.strerror}; {remedy}"
 
 

@@ -1,4 +1,4 @@
-"""The same fairseq-train command again after its last update: nothing is left to do, and nothing is done."""
+"""The same fairseq-train command again after its last update: nothing to do, nothing done."""
 
 import hashlib
 import logging
@@ -29,9 +29,15 @@ def test_no_update_is_added_and_no_checkpoint_written(every, corpus, backbones, 
             again = run_train(corpus, backbones, tmp_path, **settings)
         assert again.losses == [] and again.valid_losses == []
         assert stamps(tmp_path) == before
-        said = [record.getMessage() for record in caplog.records if "nothing is left to train" in record.getMessage()]
+        said = [
+            record.getMessage()
+            for record in caplog.records
+            if "nothing is left to train" in record.getMessage()
+        ]
         last = tmp_path / "checkpoint_last.pt"
-        assert said == [f"{last}: nothing is left to train, its 8 updates are all of --max-update 8"]
+        assert said == [
+            f"{last}: nothing is left to train, its 8 updates are all of --max-update 8"
+        ]
 
 
 def test_with_more_updates_it_goes_on(corpus, backbones, tmp_path):

@@ -27,14 +27,18 @@ def test_one_process_has_a_lock_until_it_ends_or_lets_go(tmp_path):
     assert lock.is_exclusive and lock.is_of(path)
     status, said = outcome(take, path, log=tmp_path / "log")
     assert status == 1
-    message = f"InUse: the folder: in use by process {os.getpid()} on {socket.gethostname()} (since "
+    message = (
+        f"InUse: the folder: in use by process {os.getpid()} on {socket.gethostname()} (since "
+    )
     assert message in said and said.endswith("); wait\n")
     lock.release()
     lock.release()  # twice is no harm
     assert outcome(take, path, log=tmp_path / "log")[0] == 0
 
 
-@pytest.mark.parametrize("text", ["process 1 on elsewhere (since 2001-01-01)", "", "\x1b[2J\x00" * 200])
+@pytest.mark.parametrize(
+    "text", ["process 1 on elsewhere (since 2001-01-01)", "", "\x1b[2J\x00" * 200]
+)
 def test_a_file_without_a_holder_keeps_nobody_out(tmp_path, text):
     path = tmp_path / ".lock"
     path.write_text(text)
@@ -60,7 +64,9 @@ def test_processes_that_outlive_the_holder_do_not_hold_its_lock(tmp_path):
     ready, told = os.pipe()
 
     def leave_children():
-        program = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"], pass_fds=[])
+        program = subprocess.Popen(
+            [sys.executable, "-S", "-c", "import time; time.sleep(60)"], pass_fds=[]
+        )
         worker = fork(signal.pause, log=tmp_path / "worker")
         os.write(told, f"{program.pid} {worker}".encode())
         signal.pause()
@@ -91,10 +97,12 @@ def test_a_file_system_without_locks_gets_one_warning(tmp_path, monkeypatch, cap
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(files, "_warned", set())
+    Lock(tmp_path / ".lock2", "another", "wait").release()
     lock = Lock(tmp_path / ".lock", "the folder", "wait")
     assert not lock.is_exclusive
     (record,) = caplog.records
-    assert f"{tmp_path / '.lock'}: this file system has no file locks" in record.getMessage()
+    assert f"{tmp_path / '.lock2'}: this file system has no file locks" in record.getMessage()
     lock.release()
 
 
@@ -124,7 +132,9 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
     for path in (left[0], living, elsewhere, other, own):
         path.touch()
     assert temporary(target) == own
-    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in (living, elsewhere, other, own)}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        p.name for p in (living, elsewhere, other, own)
+    }
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -143,7 +153,10 @@ def test_errors_of_writing_name_the_file_that_was_wanted(tmp_path):
     target = tmp_path / "a"
     with pytest.raises(OSError, match=r"No space left on device: '.*/a'"), replacing(target):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(FileNotFoundError, match=r"'.*/none/a'$"), replacing(tmp_path / "none" / "a") as beside:
+    with (
+        pytest.raises(FileNotFoundError, match=r"'.*/none/a'$"),
+        replacing(tmp_path / "none" / "a") as beside,
+    ):
         beside.write_text("x")
     with pytest.raises(OSError, match="something else") as caught, replacing(target):
         raise OSError("something else")
