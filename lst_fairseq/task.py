@@ -24,11 +24,12 @@ from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
 from lst_fairseq.data.sampling import sampled, sampled_sizes
+from lst_fairseq.generation_flags import check_flags, check_shards
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
-from lst_fairseq.search import BeamSearchGenerator, check_flags
+from lst_fairseq.search import BeamSearchGenerator
 from lst_fairseq.task_config import MAX_SOURCE_SECONDS, LstTaskConfig
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class LstTask(SpeechToTextTask):
         )
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        check_shards(cfg)
         return FairseqTask.build_criterion(self, cfg, from_checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,6 +148,11 @@ class LstTask(SpeechToTextTask):
         """
         names = split.split(",")
         is_train = names[0].startswith("train")
+        if len(names) > 1 and (not is_train or "task_cfg" in kwargs):  # as fairseq-generate and -validate give it
+            raise ValueError(
+                f"{split}: the lines of both subsets would have the same numbers, and their hypotheses the same ids; "
+                "give one subset a run"
+            )
         if is_train and not all(name.startswith("train") for name in names):
             raise ValueError(f"{split}: training splits have names like train*, and none of them may be another kind")
         datasets: list[FairseqDataset] = [self._load_split(name) for name in names]

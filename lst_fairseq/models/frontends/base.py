@@ -8,10 +8,21 @@ import torch
 from fairseq.data.data_utils import numpy_seed
 from torch import Tensor, nn
 
+from lst_fairseq.data.audio import SAMPLE_RATE
+
 WINDOWS = ("exact", "trim")
 BATCHINGS = ("auto", "padded", "equal")
 
 FRONTENDS: dict[str, type["SpeechFrontend"]] = {}
+
+
+def check_rate(rate: Any, where: str) -> None:
+    """ValueError where a model's settings, named by ``where``, ask for audio of another rate than what it will get."""
+    if rate is not None and (isinstance(rate, bool) or rate != SAMPLE_RATE):
+        raise ValueError(
+            f"{where} is {rate!r}: the model was made for audio of another rate, and all audio is read at {SAMPLE_RATE} "
+            f"Hz here; give a speech encoder for {SAMPLE_RATE} Hz"
+        )
 
 
 @dataclass(frozen=True)

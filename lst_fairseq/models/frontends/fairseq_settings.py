@@ -14,6 +14,8 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import OmegaConf
 
+from lst_fairseq.models.frontends.base import check_rate
+
 #: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
 MODELS = {
     "wav2vec2": ("", "fairseq-wav2vec2"),
@@ -62,11 +64,13 @@ def checkpoint_settings(state: Any) -> tuple[dict[str, Any], str]:
     prefix, kind = MODELS.get(model_name(model), (None, None))
     if kind is None:
         raise ValueError(f"a checkpoint of kind {model_name(model)!r}, which is no speech encoder; known: {known}")
+    check_rate(task.get("sample_rate"), "its task's sample_rate")
     encoder, apply_mask, normalize = model, True, [task, model]
     if prefix:
         if not isinstance(model.get("w2v_args"), dict):
             raise ValueError("its settings lack w2v_args, those of the encoder; use the file as its authors publish it")
         encoder, pretraining_task = sections(model["w2v_args"])
+        check_rate(pretraining_task.get("sample_rate"), "sample_rate of its encoder's task")
         if model_name(encoder) not in MODELS or MODELS[model_name(encoder)] != ("", kind):
             raise ValueError(f"its encoder is of kind {model_name(encoder)!r}, which does not serve; known: {known}")
         # Wav2VecEncoder takes the type of layer from the fine-tuned model's settings (wav2vec2_asr.py:441).

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCTC, PretrainedConfig, PreTrainedModel
 
-from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
+from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend, check_rate
 from lst_fairseq.models.pretrained import load_pretrained
 
 
@@ -61,6 +61,7 @@ class PretrainedFrontend(SpeechFrontend):
         """
         path = directory / "preprocessor_config.json"
         preprocessor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        check_rate(preprocessor.get("sampling_rate"), f"--speech-encoder {path}: sampling_rate")
         if options.ctc:
             _check_ctc(directory, config)
 
@@ -74,6 +75,7 @@ class PretrainedFrontend(SpeechFrontend):
         def make(model_class: Any, reduced: PretrainedConfig) -> PreTrainedModel:
             return getattr(model_class, "from_config", model_class)(reduced)
 
+        check_rate(settings["preprocessor"].get("sampling_rate"), "the speech encoder's settings: sampling_rate")
         return cls._build(make, AutoConfig.for_model(**settings["config"]), settings["preprocessor"], options)
 
     @classmethod
