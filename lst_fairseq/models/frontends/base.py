@@ -20,8 +20,8 @@ def check_rate(rate: Any, where: str) -> None:
     """ValueError where a model's settings, named by ``where``, ask for audio of another rate than what it will get."""
     if rate is not None and (isinstance(rate, bool) or rate != SAMPLE_RATE):
         raise ValueError(
-            f"{where} is {rate!r}: the model was made for audio of another rate, and all audio is read at {SAMPLE_RATE} "
-            f"Hz here; give a speech encoder for {SAMPLE_RATE} Hz"
+            f"{where} is {rate!r}, and all audio is read at {SAMPLE_RATE} Hz here; give a speech encoder for "
+            f"{SAMPLE_RATE} Hz"
         )
 
 
