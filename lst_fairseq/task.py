@@ -25,6 +25,7 @@ from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
 from lst_fairseq.data.sampling import sampled, sampled_sizes
+from lst_fairseq.generation_flags import check_flags, check_shards
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import OwnCodeError, in_words, load_tokenizer, model_config, model_directory
@@ -121,6 +122,7 @@ class LstTask(SpeechToTextTask):
         )
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        check_shards(cfg)
         return FairseqTask.build_criterion(self, cfg, from_checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,6 +153,11 @@ class LstTask(SpeechToTextTask):
         """
         names = split.split(",")
         is_train = names[0].startswith("train")
+        if len(names) > 1 and (not is_train or "task_cfg" in kwargs):  # as fairseq-generate and -validate give it
+            raise ValueError(
+                f"{split}: the lines of both subsets would have the same numbers, and their hypotheses the same ids; "
+                "give one subset a run"
+            )
         if is_train and not all(name.startswith("train") for name in names):
             raise ValueError(f"{split}: training splits have names like train*, and none of them may be another kind")
         datasets: list[FairseqDataset] = [self._load_split(name) for name in names]
@@ -272,7 +279,7 @@ class LstTask(SpeechToTextTask):
         self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
     ) -> Any:
         """fairseq's generator. ``--max-len-a`` counts tokens per second of speech (fairseq would count samples)."""
-        from lst_fairseq.search import BeamSearchGenerator, check_flags
+        from lst_fairseq.search import BeamSearchGenerator
 
         check_flags(args)
         if self.cfg.no_cuda_graphs:

@@ -96,8 +96,14 @@ need_model() { # NAME WHAT: the setting NAME must be a path that exists, or look
     [[ -e ${!1} || ${!1} =~ ^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$ ]] || die "$1=${!1}: no such directory or file; give $2"
 }
 
-read_words() { # ARRAY TEXT: split text as a shell would, quotes respected, nothing expanded
-    mapfile -t "$1" < <(if [[ -n ${2// /} ]]; then xargs printf '%s\n' <<<"$2"; fi)
+read_words() { # ARRAY TEXT [NAME]: split text, the setting NAME's, as a shell would, quotes respected, nothing expanded
+    local blank=${2//[[:space:]]/} open='(^|[^\])(\\\\)*\\$'
+    if [[ -n $blank ]]; then
+        xargs printf '' <<<"$2" >/dev/null 2>&1 && [[ ! $2 =~ $open ]] ||
+            die "${3:-$1}=$2: a quote is not closed on its line, or a backslash has nothing behind it; close it, or put a" \
+                "backslash before a sign that stands for itself"
+    fi
+    mapfile -t "$1" < <(if [[ -n $blank ]]; then xargs printf '%s\n' <<<"$2"; fi)
 }
 
 test_splits() { # the test splits, one a line
@@ -231,7 +237,7 @@ device_words() { # what it trains on, in words
 lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES [TRAIN-SUBSET DEV-SUBSET]: set LST_ARGS, all that decides the outcome
     local freq extra=()
     freq=$(update_freq)
-    read_words extra "$EXTRA_TRAIN_ARGS"
+    read_words extra "$EXTRA_TRAIN_ARGS" EXTRA_TRAIN_ARGS
     LST_ARGS=(
         --task lst_st --config-yaml config.yaml --train-subset "${4:-train}" --valid-subset "${5:-dev}"
         --target-lang "$TGT_LANG"
@@ -259,7 +265,7 @@ host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how o
 # terminal, and its wall seconds are added to DIRECTORY/seconds every few seconds, so that those of a killed one count.
 run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
     local name=$1 updates=$3 failed=0 launcher=() lines
-    read_words launcher "$LAUNCHER"
+    read_words launcher "$LAUNCHER" LAUNCHER
     TRAINING_DIR=$2 TRAINING_BEFORE=$(seconds_of "$2") TRAINING_STARTED=$(steady_seconds)
     shift 3
     if [[ $FOLLOWER == 1 ]]; then exec "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format none; fi
@@ -342,7 +348,7 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
     while [[ $1 != -- ]]; do arguments+=("$1") && shift; done
     extra=("${@:2}")
     local more=()
-    read_words more "$EXTRA_GENERATE_ARGS"
+    read_words more "$EXTRA_GENERATE_ARGS" EXTRA_GENERATE_ARGS
     arguments+=(--max-len-b "$MAX_LEN_B" "${more[@]}")
     if [[ $AVERAGE != 1 ]]; then
         local CHECKPOINT=checkpoint_average$AVERAGE.pt

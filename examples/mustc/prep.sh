@@ -24,7 +24,7 @@ from_mustc() {
 
     # The texts and segment lists are what the manifests are made from: when they change, so must the manifests.
     contents=$(for split in "${splits[@]}"; do cat "$pair/$split"/txt/*; done | hash_of)
-    read_words more "${PREP_ARGS-}"
+    read_words more "${PREP_ARGS-}" PREP_ARGS
     prepare=(--data-root "$MUSTC_ROOT" --tgt-lang "$TGT_LANG" --splits "${splits[@]}" "${more[@]}")
     if step_needed "$DATA" "${prepare[@]}" --contents "$contents"; then
         echo "== prep: manifests of ${splits[*]}"

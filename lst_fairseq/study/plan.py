@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from lst_fairseq.data.preparation import config_text
+from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import RECIPE, ROOT, Arm, Study
 
 KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
@@ -129,7 +130,15 @@ class Plan:
     @cached_property
     def _file(self) -> str:
         """Content of the settings file."""
-        return "" if self.study.settings is None else self.study.settings.read_text(encoding="utf-8")
+        if self.study.settings is None:
+            return ""
+        try:
+            return self.study.settings.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StudyError(
+                f"settings: {self.study.settings} cannot be read ({reason}); give a file of the recipe's settings"
+            ) from None
 
     def cell(self, arm: Arm, seed: int, chosen: Mapping[str, str]) -> Cell:
         """The cell of an arm with a seed, where settings that are searched have the given values."""

@@ -144,7 +144,8 @@ class World:
             "LLM": self.backbones["llama"], "ARCH": "lst_tiny",
             "EXTRA_TRAIN_ARGS": "--adapter-channels 24",
             "STAGE1_UPDATES": "2", "STAGE2_UPDATES": "4", "ONE_STAGE_UPDATES": "4",
-            "GLOBAL_BATCH": "3", "BATCH": "3", "SAVE_INTERVAL": "1", "LOG_INTERVAL": "1", "NUM_WORKERS": "0", "MAX_LEN_B": "6", "BEAM": "2",
+            "GLOBAL_BATCH": "3", "BATCH": "3", "SAVE_INTERVAL": "1", "LOG_INTERVAL": "1",
+            "NUM_WORKERS": "0", "MAX_LEN_B": "6", "BEAM": "2",
         }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import torch
 from fairseq.data.data_utils import numpy_seed
 from torch import Tensor, nn
 
+from lst_fairseq.data.audio import SAMPLE_RATE
+
 WINDOWS = ("exact", "trim")
 BATCHINGS = ("auto", "padded", "equal")
 
@@ -16,6 +18,15 @@ LARGEST = {"vocab_size": 10_000_000, "layers": 1_000, "size": 16_384, "dim": 16_
 LARGEST_NUMBER = 100_000_000
 
 FRONTENDS: dict[str, type["SpeechFrontend"]] = {}
+
+
+def check_rate(rate: Any, where: str) -> None:
+    """ValueError where a model's settings, named by ``where``, ask for audio of another rate than what it will get."""
+    if rate is not None and (isinstance(rate, bool) or rate != SAMPLE_RATE):
+        raise ValueError(
+            f"{where} is {rate!r}, and all audio is read at {SAMPLE_RATE} Hz here; give a speech encoder for "
+            f"{SAMPLE_RATE} Hz"
+        )
 
 
 @dataclass(frozen=True)

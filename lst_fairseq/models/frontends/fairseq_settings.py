@@ -14,7 +14,7 @@ from fairseq.dataclass import FairseqDataclass
 from omegaconf import OmegaConf
 
 from lst_fairseq.integrity import check_records
-from lst_fairseq.models.frontends.base import beyond_reason
+from lst_fairseq.models.frontends.base import beyond_reason, check_rate
 from lst_fairseq.patches import UNREADABLE
 
 #: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
@@ -66,11 +66,13 @@ def checkpoint_settings(state: Any) -> tuple[dict[str, Any], str]:
     prefix, kind = MODELS.get(model_name(model), (None, None))
     if kind is None:
         raise ValueError(f"a checkpoint of kind {model_name(model)!r}, which is no speech encoder; known: {known}")
+    _check_rate(task)
     encoder, apply_mask, normalize = model, True, [task, model]
     if prefix:
         if not isinstance(model.get("w2v_args"), dict):
             raise ValueError("its settings lack w2v_args, those of the encoder; use the file as its authors publish it")
         encoder, pretraining_task = sections(model["w2v_args"])
+        _check_rate(pretraining_task)
         if model_name(encoder) not in MODELS or MODELS[model_name(encoder)] != ("", kind):
             raise ValueError(f"its encoder is of kind {model_name(encoder)!r}, which does not serve; known: {known}")
         # Wav2VecEncoder takes the type of layer from the fine-tuned model's settings (wav2vec2_asr.py:441).
@@ -79,6 +81,12 @@ def checkpoint_settings(state: Any) -> tuple[dict[str, Any], str]:
     flags = [section["normalize"] for section in normalize if isinstance(section.get("normalize"), bool)]
     config = {**encoder, "apply_mask": bool(apply_mask)}
     return {"kind": kind, "config": config, "preprocessor": {"normalize": bool(flags and flags[0])}}, prefix
+
+
+def _check_rate(task: dict[str, Any]) -> None:
+    rate = task.get("sample_rate")
+    # A reference to another section says nothing.
+    check_rate(None if isinstance(rate, str) and rate.startswith(("${", "???")) else rate, "its task's sample_rate")
 
 
 def plain(stored: Any) -> Any:

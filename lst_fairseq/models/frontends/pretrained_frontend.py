@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lst_fairseq.integrity import read_json
-from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
+from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend, check_rate
 from lst_fairseq.models.pretrained import load_pretrained
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class PretrainedFrontend(SpeechFrontend):
         preprocessor = read_json(path) if path.is_file() else {}
         if not isinstance(preprocessor, dict):
             raise ValueError(f"{path}: a {type(preprocessor).__name__} and not an object; copy it again")
+        check_rate(preprocessor.get("sampling_rate"), f"--speech-encoder {path}: sampling_rate")
         if options.ctc:
             _check_ctc(directory, config)
 
@@ -86,6 +87,7 @@ class PretrainedFrontend(SpeechFrontend):
 
         from transformers import AutoConfig
 
+        check_rate(settings["preprocessor"].get("sampling_rate"), "the speech encoder's settings: sampling_rate")
         return cls._build(make, AutoConfig.for_model(**settings["config"]), settings["preprocessor"], options)
 
     @classmethod
