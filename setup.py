@@ -16,8 +16,8 @@ README = HERE / "README.md"
 # environment, which gets the newest release below the next major one.
 REQUIREMENTS = [
     "torch>=2.6,<3",
-    # Before 5.22 a Llama's byte-level tokenizer.json is rebuilt as another tokenizer, but Python 3.10 gets nothing newer
-    # than 5.20.
+    # Before 5.22 a Llama's byte-level tokenizer.json is rebuilt as another tokenizer, but for Python 3.10 there is
+    # nothing newer than 5.20.
     'transformers>=5.22,<6; python_version >= "3.11"',
     'transformers>=5.20,<6; python_version < "3.11"',
     "safetensors>=0.8,<1",

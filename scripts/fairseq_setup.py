@@ -1,9 +1,9 @@
-"""Takes the place of fairseq's setup.py while scripts/setup.sh builds fairseq, and leaves out what is compiled against torch.
+"""Takes the place of fairseq's setup.py while scripts/setup.sh builds it, and leaves some extensions out.
 
-Three of fairseq's extensions (libbase, libnat and an alignment binding, for mixtures of experts, Levenshtein
-transformers and monotonic attention) include torch's headers and take three minutes to compile; speech translation
-calls none of them. Those it does call are built: data_utils_fast and token_block_utils_fast, which make batches, and
-libbleu, the scorer that fairseq-generate takes unless told otherwise. torch itself is not imported.
+Three of them (libbase, libnat and an alignment binding: mixtures of experts, Levenshtein transformers, monotonic
+attention) include torch's headers and take three minutes to compile; speech translation calls none of them. Those that
+it does call are built: data_utils_fast and token_block_utils_fast, which make batches, and libbleu, the scorer that
+fairseq-generate takes unless told otherwise. torch itself is not imported.
 
 fairseq's own setup.py lies beside this file under the name of ``ORIGINAL``, and runs unchanged.
 """
@@ -11,6 +11,7 @@ fairseq's own setup.py lies beside this file under the name of ``ORIGINAL``, and
 import os
 import runpy
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from setuptools import Extension
@@ -42,7 +43,7 @@ def main() -> None:
     utils.cpp_extension.BuildExtension = BuildWithoutTorch
     for module in (torch, utils, utils.cpp_extension):
         sys.modules[module.__name__] = module
-    runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), ORIGINAL), run_name="__main__")
+    runpy.run_path(str(Path(__file__).resolve().with_name(ORIGINAL)), run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,15 @@ resolve() { # PYTHON_VERSION...: fairseq aside, of which PyPI has only the sourc
 cd "$LST_ROOT"
 case "${1:-}" in
     -h | --help) show_help "${BASH_SOURCE[0]}" && exit ;;
-    --lowest) use_lowest_versions && set -- -m "not slow" "${@:2}" ;;
-    --resolve) use_environment && resolve "${@:2}" && exit ;;
+    --lowest)
+        use_lowest_versions
+        set -- -m "not slow" "${@:2}"
+        ;;
+    --resolve)
+        use_environment
+        resolve "${@:2}"
+        exit
+        ;;
 esac
 bash scripts/setup.sh
 use_environment
