@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Set up everything lst-fairseq needs: torch, fairseq (without torchaudio), the plugin and its tools. Runs once in some three
-# minutes, and the time that it takes to download torch (PyPI's build for CUDA: some 3 GB); in a second when nothing has
-# changed since.
+# Set up everything lst-fairseq needs: torch, fairseq (without torchaudio), the plugin and its tools.
+# Runs once in some two minutes, besides the download of torch (PyPI's build for CUDA is some 3 GB),
+# and in a second when nothing has changed since.
 #
 #   bash scripts/setup.sh                                  # into .venv, or into the active environment
 #   PYTHON=python3.12 bash scripts/setup.sh                # .venv made with this interpreter
@@ -11,8 +11,9 @@
 #   an active virtualenv, or conda environment other than base, is used as it is;
 #   so is an active environment of any kind whose python already has torch >= 2.6 (a GPU build, say), and that torch is kept;
 #   otherwise .venv is made, and sees the system's torch if that is 2.6 or newer.
-# An importable fairseq >= 0.12.2 that is there is kept. Otherwise fairseq-fixed is installed, of whose compiled extensions
-# those are left out that speech translation never calls (scripts/fairseq_setup.py). For all of them, in three minutes more:
+# An importable fairseq >= 0.12.2 that is there is kept. Otherwise fairseq-fixed is installed, without
+# the compiled extensions that speech translation never calls (libbase, libnat and an alignment
+# binding, see scripts/fairseq_setup.py). For these, too, in three minutes more:
 #   pip install --force-reinstall --no-deps --no-build-isolation fairseq-fixed==0.12.3.1
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -26,8 +27,10 @@ FAIRSEQ=fairseq-fixed==0.12.3.1
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
 
 # --- where ------------------------------------------------------------------------------------------------------------
-has_torch() { # PYTHON: does it import torch >= 2.6?
-    "$1" -c 'import sys, torch; sys.exit(tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6))' 2>/dev/null
+has_torch() { # PYTHON: does it import torch >= 2.6, of which pip knows?
+    "$1" -c 'import torch
+from importlib.metadata import version
+raise SystemExit([int(part) for part in version("torch").split(".")[:2]] < [2, 6])' >/dev/null 2>&1
 }
 
 venv_options=()
@@ -82,22 +85,24 @@ step() { # TEXT COMMAND...: run one step quietly, with a dot every five seconds;
     printf ' ok (%d s)\n' $((SECONDS - started))
 }
 py() { "$env_dir/bin/python" "$@"; }
-# Nothing is compiled to bytecode here: most modules of torch and transformers are never imported, and Python compiles the
-# others when they first are (the import check at the end does).
+# Nothing is compiled to bytecode here: most modules of torch and transformers are never imported,
+# and Python compiles the others when they first are (the import check at the end does).
 pip() { py -m pip install --disable-pip-version-check --no-input --no-compile "$@"; }
 has_fairseq() {
     py -c 'import re, fairseq, fairseq.tasks
 version = [int(x) for x in re.findall(r"\d+", fairseq.__version__)[:3]]
 raise SystemExit(version < [0, 12, 2])' 2>/dev/null
 }
-install_fairseq() { # Isolated, pip would fetch a second torch for the build. By way of a wheel, pip freeze can name it.
+pip_alone() { # COMMAND ARGUMENTS...: without the package's requirements, with the environment's build tools
+    py -m pip "$1" --disable-pip-version-check --no-input --no-deps --no-build-isolation "${@:2}"
+}
+install_fairseq() { # not isolated, or pip would fetch a second torch; by way of a wheel, for pip freeze
     local source=$scratch/fairseq
-    py -m pip download --disable-pip-version-check --no-input --no-deps --no-build-isolation --no-binary :all: \
-        --dest "$scratch" "$FAIRSEQ" &&
+    pip_alone download --no-binary :all: --dest "$scratch" "$FAIRSEQ" &&
         mkdir "$source" && tar -xzf "$scratch"/fairseq*.tar.gz -C "$source" --strip-components 1 &&
         mv "$source/setup.py" "$source/setup_of_fairseq.py" &&
         cp "$LST_ROOT/scripts/fairseq_setup.py" "$source/setup.py" &&
-        py -m pip wheel --disable-pip-version-check --no-input --no-deps --no-build-isolation --wheel-dir "$scratch" "$source" &&
+        pip_alone wheel --wheel-dir "$scratch" "$source" &&
         pip --no-deps --no-index --find-links "$scratch" "$FAIRSEQ"
 }
 
@@ -110,7 +115,7 @@ build_tools=()
 if has_fairseq; then
     echo "  keeping the fairseq that is there: $(py -c 'import fairseq; print(fairseq.__version__)' 2>/dev/null)"
 else
-    build_tools=("cython>=3,<4")
+    build_tools=("setuptools>=64,<81" wheel "cython>=3,<4")
     command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
         die "fairseq is compiled on installation and there is no C++ compiler: install one (Debian: apt-get install" \
             "build-essential python3-dev; conda: conda install cxx-compiler) and run this again"
@@ -124,13 +129,12 @@ else
     read -ra spec <<<"$TORCH_SPEC"
     step "${spec[0]}" pip "${spec[@]}"
 fi
-# From here on nothing may replace that torch, whatever a package asks for. pip compares with the version in its metadata,
-# which may lack the "+cu130" of torch.__version__.
+# From here on nothing may replace that torch, whatever a package asks for. pip compares with the
+# version in its metadata, which may lack the "+cu130" of torch.__version__.
 py -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$scratch/constraints.txt"
 
-# setuptools < 81 still has the pkg_resources that older packages import, and builds fairseq.
-step "lst-fairseq and its tools" pip -c "$scratch/constraints.txt" -e "$LST_ROOT[mini,baseline,dev]" \
-    "setuptools>=64,<81" wheel "${build_tools[@]}"
+step "lst-fairseq and its tools" pip -c "$scratch/constraints.txt" \
+    -e "$LST_ROOT[mini,baseline,dev]" "${build_tools[@]}"
 if [[ -n ${build_tools[*]} ]]; then step "$FAIRSEQ" install_fairseq; fi
 
 step "import check" py -c 'import fairseq.tasks, transformers, lst_fairseq, kaldi_native_fbank, espeakng_loader

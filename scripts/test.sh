@@ -7,10 +7,11 @@
 #   bash scripts/test.sh --lowest               # the quick ones, with the lowest versions that setup.py allows
 #   bash scripts/test.sh --resolve 3.10 3.12    # no tests: does pip find releases of all that setup.py asks for?
 #
-# --lowest makes .venv-lowest with $PYTHON (python3) and installs into it the lower end of each range in setup.py; what
-# these need in turn is as new as they allow. torch is PyPI's build for CUDA, a download of 2.7 GB, unless TORCH_SPEC says
-# otherwise: TORCH_SPEC='torch --index-url https://download.pytorch.org/whl/cpu'. The upper ends are what a new environment
-# gets (rm -r .venv first). --resolve downloads no packages where the index tells their metadata, and installs none.
+# --lowest makes .venv-lowest with $PYTHON (python3) and installs into it the lower end of each range
+# in setup.py; what these need in turn is as new as they allow. torch is PyPI's build for CUDA, a
+# download of some 2.7 GB, unless TORCH_SPEC says otherwise, as in
+#   TORCH_SPEC='torch --index-url https://download.pytorch.org/whl/cpu' bash scripts/test.sh --lowest
+# The upper ends are what a new environment gets (rm -r .venv first). --resolve installs nothing.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
