@@ -53,9 +53,10 @@ def register() -> None:
         return
     _require_fairseq()
     _registered = True
-    from lst_fairseq import patches
+    from lst_fairseq import errors, patches
 
     patches.apply()
+    errors.end_in_one_line()
     from lst_fairseq import export, task  # noqa: F401
     from lst_fairseq.criterions import lst_cross_entropy  # noqa: F401
     from lst_fairseq.models import lst  # noqa: F401
