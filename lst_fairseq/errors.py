@@ -1,4 +1,4 @@
-"""How this package's errors look when they end one of fairseq's commands: one line, as they do elsewhere."""
+"""How this package's errors look when they end one of fairseq's commands: one line."""
 
 import os
 import re
@@ -17,26 +17,36 @@ _default_hook = sys.excepthook
 
 
 def end_in_one_line() -> None:
-    """Let an error that this package raised on purpose end fairseq's commands with its message alone.
+    """Let an error that this package raised on purpose end fairseq's commands with its message.
 
-    They let every error out, and Python then prints some forty lines of fairseq's frames before the one that says what
-    to do. Errors from elsewhere, and all of them where LST_TRACEBACK is set, are shown as ever.
+    They let every error out, and Python then prints some forty lines of fairseq's frames before the
+    one that says what to do. Errors from elsewhere, and all of them where LST_TRACEBACK is set, are
+    shown as ever.
     """
     sys.excepthook = _hook
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     program = Path(sys.argv[0] if sys.argv else "").name
-    if not program.startswith("fairseq") or os.environ.get(SHOW_TRACEBACK) or not _is_meant(error, trace):
+    if (
+        not program.startswith("fairseq")
+        or os.environ.get(SHOW_TRACEBACK)
+        or not _is_meant(error, trace)
+    ):
         _default_hook(kind, error, trace)
         return
     print(f"{program}: error: {_FROM_WORKER.sub('', str(error), count=1)}", file=sys.stderr)
 
 
 def _is_meant(error: BaseException, trace: TracebackType | None) -> bool:
-    """Whether a class of this package, or a message for users that this package's own code raised."""
+    """Whether it is of a class of this package, or was raised by this package's own code."""
     if type(error).__module__.partition(".")[0] == __package__:
         return True
     frames = traceback.extract_tb(trace)
     raised_here = bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
-    return raised_here and type(error) in (ValueError, RuntimeError, FileNotFoundError, FileExistsError)
+    return raised_here and type(error) in (
+        ValueError,
+        RuntimeError,
+        FileNotFoundError,
+        FileExistsError,
+    )

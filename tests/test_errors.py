@@ -1,4 +1,4 @@
-"""Errors that end fairseq's commands: one line where this package raised them on purpose, a traceback else."""
+"""Errors that end fairseq's commands: one line where this package raised them on purpose."""
 
 import sys
 from pathlib import Path
@@ -31,20 +31,31 @@ def in_generate(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_packages_errors_are_one_line(tmp_path: Path, capsys) -> None:
     error = raised(read_manifest, tmp_path / "none.tsv")
     assert isinstance(error, ManifestError)
-    line = f"fairseq-generate: error: {tmp_path}/none.tsv:1: no such manifest; prepare the data first"
+    line = (
+        f"fairseq-generate: error: {tmp_path}/none.tsv:1: no such manifest; prepare the data first"
+    )
     assert shown(error, capsys).startswith(line)
     plain = raised(language_name, "xx")
-    assert type(plain) is ValueError and shown(plain, capsys) == f"fairseq-generate: error: {plain}\n"
+    assert (
+        type(plain) is ValueError and shown(plain, capsys) == f"fairseq-generate: error: {plain}\n"
+    )
 
 
 @pytest.mark.usefixtures("in_generate")
 def test_an_error_of_a_data_loaders_worker_is_its_message(capsys) -> None:
-    text = "Caught AudioError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
-    error = AudioError(f"{text}lst_fairseq.data.audio.AudioError: a.wav: cut short; copy it again\n")
-    assert shown(error, capsys).strip() == "fairseq-generate: error: a.wav: cut short; copy it again"
+    text = "Caught AudioError in DataLoader worker process 0.\n"
+    text += "Original Traceback (most recent call last):\n  File x\n"
+    error = AudioError(
+        f"{text}lst_fairseq.data.audio.AudioError: a.wav: cut short; copy it again\n"
+    )
+    assert (
+        shown(error, capsys).strip() == "fairseq-generate: error: a.wav: cut short; copy it again"
+    )
 
 
-def test_other_errors_and_other_programs_keep_their_traceback(monkeypatch, capsys, tmp_path: Path) -> None:
+def test_other_errors_and_other_programs_keep_their_traceback(
+    monkeypatch, capsys, tmp_path: Path
+) -> None:
     mine, foreign = raised(Segment.parse, ""), raised(int, "x")
     assert "Traceback" in shown(mine, capsys)  # pytest is no command of fairseq
     monkeypatch.setattr(sys, "argv", ["fairseq-train"])

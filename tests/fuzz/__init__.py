@@ -1,1 +1,1 @@
-"""Damaged, odd and hostile inputs through the project's programs; ``python -m tests.fuzz --help``."""
+"""Damaged, odd and hostile inputs through the programs; ``python -m tests.fuzz --help``."""

@@ -1,12 +1,13 @@
 """Damaged, odd and hostile inputs through the project's programs.
 
-    python -m tests.fuzz --count 2000 --commands 50 --seed 1 --out /tmp/fuzz          # some minutes
+    python -m tests.fuzz --count 2000 --commands 50 --seed 1 --out /tmp/fuzz   # some minutes
     python -m tests.fuzz --kinds audio,checkpoints --count 200 --out /tmp/fuzz
-    python -m tests.fuzz --replay /tmp/fuzz/failures.jsonl --out /tmp/fuzz             # what failed, once more
+    python -m tests.fuzz --replay /tmp/fuzz/failures.jsonl --out /tmp/fuzz      # once more
 
-Each input is taken or refused in one line that names the file and a remedy: no traceback, no hang, no gigabytes, nothing
-run, nothing given away; and where its content is known, what was taken is right. Inputs that fail stay in --out, and
-failures.jsonl has a line for each. The exit status is 1 if any failed.
+Each input is taken or refused in one line that names the file and a remedy: no traceback, no hang,
+no gigabytes, nothing run, nothing given away; and where its content is known, what was taken is
+right. Inputs that fail stay in --out, and failures.jsonl has a line for each. The exit status is 1
+if any failed.
 """
 
 import argparse
@@ -24,17 +25,35 @@ from tests.fuzz.verdict import FAILED
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kinds", default="", metavar="NAMES", help="with commas between; default: all")
-    parser.add_argument("--count", type=int, default=2000, help="inputs in children of this process (%(default)s)")
-    parser.add_argument("--commands", type=int, default=0, help="further inputs by the real commands (%(default)s)")
+    parser.add_argument(
+        "--kinds", default="", metavar="NAMES", help="with commas between; default: all"
+    )
+    parser.add_argument(
+        "--count", type=int, default=2000, help="inputs in children of this process (%(default)s)"
+    )
+    parser.add_argument(
+        "--commands", type=int, default=0, help="further inputs by the real commands (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the inputs, and what fails")
-    parser.add_argument("--base", type=Path, metavar="DIR", help="valid inputs, made if need be (--out's base)")
-    parser.add_argument("--patience", type=float, default=10, metavar="S", help="a program may take (%(default)s)")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="failures.jsonl, to run its inputs once more")
-    parser.add_argument("--only", default="", metavar="NAMES", help="of --replay these inputs, with commas between")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="for the inputs, and what fails"
+    )
+    parser.add_argument(
+        "--base", type=Path, metavar="DIR", help="valid inputs, made if need be (--out's base)"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=10, metavar="S", help="a program may take (%(default)s)"
+    )
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="failures.jsonl, to run its inputs once more"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="NAMES", help="of --replay these inputs, with commas between"
+    )
     return parser.parse_args(arguments)
 
 
@@ -66,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
         found = campaign.run([KINDS[name] for name in names], args.count, args.commands, args.seed)
     for name, verdict in found:
         if verdict.result == FAILED:
-            print(f"{name}: {verdict.fault}: {verdict.detail.splitlines()[-1] if verdict.detail else ''}", flush=True)
+            shown = verdict.detail.splitlines()[-1:]
+            print(f"{name}: {verdict.fault}: {''.join(shown)}", flush=True)
     print(campaign.table())
     if campaign.failures:
         print(f"{campaign.failures} failed: {campaign.out / FAILURES}")

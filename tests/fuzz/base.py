@@ -1,6 +1,6 @@
-"""What inputs are made from: a tiny corpus and a checkpoint, its sharded form, its export and its scores.
+"""What inputs are made from: a tiny corpus, and a checkpoint with its shards, export and scores.
 
-    python -m tests.fuzz.base FOLDER
+python -m tests.fuzz.base FOLDER
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SECRET_NAME = "LST_FUZZ_SECRET"
-#: Name of the marker file; hostile texts hold it, so that a text that is evaluated gives itself away.
+#: Name of the marker file; hostile texts hold it, so that one that is evaluated gives itself away.
 MARKER_WORD = "lst_fuzz_marker"
 
 
@@ -22,7 +22,7 @@ class Base:
     Attributes:
         root: the folder.
         marker: the file that hostile inputs try to write.
-        secret: a value of the environment variable :data:`SECRET_NAME`, which nothing may print or write.
+        secret: value of the variable :data:`SECRET_NAME`, which nothing may print or write.
     """
 
     root: Path
@@ -85,9 +85,18 @@ def make_base(root: Path, checkpoint: Path) -> Base:
     export(base.checkpoint, base.exported, with_frontend=True)
     run_generate(base.corpus, base.checkpoint, base.hypotheses.parent)
     manifest = str(base.corpus / "test.tsv")
-    arguments = ["--manifest", manifest, "--hypotheses", str(base.hypotheses), "--json", str(base.scores)]
+    arguments = [
+        "--manifest",
+        manifest,
+        "--hypotheses",
+        str(base.hypotheses),
+        "--json",
+        str(base.scores),
+    ]
     load_script("score").main(arguments)
-    translator = Translator(base.checkpoint, device="cpu", options=DecodingOptions(beam=2, max_len_b=6))
+    translator = Translator(
+        base.checkpoint, device="cpu", options=DecodingOptions(beam=2, max_len_b=6)
+    )
     (result,) = translator.translate([base.speech])
     (root / "translation.json").write_text(json.dumps(asdict(result)), encoding="utf-8")
     return base

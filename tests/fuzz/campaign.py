@@ -37,8 +37,13 @@ class Campaign:
     faults: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     _mains: dict[str, execute.Main] = field(default_factory=dict)
 
-    def run(self, kinds: Sequence[Kind], count: int, commands: int, seed: int) -> Iterator[tuple[str, Verdict]]:
-        """``count`` inputs in children of this process, then ``commands`` by the real commands; kinds take turns."""
+    def run(
+        self, kinds: Sequence[Kind], count: int, commands: int, seed: int
+    ) -> Iterator[tuple[str, Verdict]]:
+        """``count`` inputs in children of this process, then ``commands`` by the real commands.
+
+        The kinds take turns.
+        """
         for number in range(count + commands):
             kind, turn = kinds[number % len(kinds)], number // len(kinds)
             name = f"{kind.name}-{seed}-{turn}"
@@ -46,10 +51,13 @@ class Campaign:
             execute.remove(folder)
             folder.mkdir(parents=True)
             case = kind.make(Random(name), folder, self.base)
-            yield name, self.take(kind, case, folder, number >= count)
+            verdict = self.take(kind, case, folder, number >= count)
+            if verdict.result != FAILED:
+                execute.remove(folder)
+            yield name, verdict
 
     def take(self, kind: Kind, case: Case, folder: Path, command: bool) -> Verdict:
-        """Run one case, judge it, count it, and keep it if it failed."""
+        """Run one case, judge it, count it, and note it if it failed."""
         output = folder / "output"
         execute.remove(output)
         execute.remove(folder / "out")
@@ -61,16 +69,24 @@ class Campaign:
             verdict = failed("wrong result", wrong)
         self.counts[kind.name, verdict.result] += 1
         if verdict.result != FAILED:
-            execute.remove(folder)
             return verdict
         self.faults[kind.name, case.program, verdict.fault] += 1
-        content = {"kind": kind.name, "fault": verdict.fault, "detail": verdict.detail, "command": command}
+        content = {
+            "kind": kind.name,
+            "fault": verdict.fault,
+            "detail": verdict.detail,
+            "command": command,
+        }
         with open(self.out / FAILURES, "a", encoding="utf-8") as file:
-            file.write(json.dumps({**content, "folder": str(folder), "case": case.to_json()}) + "\n")
+            file.write(
+                json.dumps({**content, "folder": str(folder), "case": case.to_json()}) + "\n"
+            )
         return verdict
 
-    def replay(self, lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Verdict]]:
-        """Take the inputs of lines of a failures' file once more; what is mended since is removed."""
+    def replay(
+        self, lines: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]
+    ) -> Iterator[tuple[str, Verdict]]:
+        """Take the inputs of lines of a failures' file once more; they stay where they are."""
         for line in lines:
             case, folder = Case.from_json(line["case"]), Path(line["folder"])
             yield folder.name, self.take(kinds[line["kind"]], case, folder, line["command"])

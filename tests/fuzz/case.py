@@ -1,4 +1,4 @@
-"""An input with the call that takes it, what became of it, and what a kind of input has to offer."""
+"""An input with the call that takes it, what became of it, and what a kind of input offers."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ class Case:
         arguments: of the program, every path absolute.
         description: what was done to which seed.
         named: a refusal has to hold one of these: names of files, or of settings.
-        expected: what an accepted input is known to hold, for the kind's ``wrong``; None where nothing is known.
+        expected: what an accepted input is known to hold, for the kind's ``wrong``; None: nothing.
         environment: variables beyond those of the campaign.
         standard_input: what the program reads there.
     """
@@ -29,7 +29,9 @@ class Case:
     named: tuple[str, ...]
     expected: Any = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    standard_input: str = "y\n" * 100  # a program that asks whether it may run something is told that it may
+    standard_input: str = (
+        "y\n" * 100
+    )  # a program that asks whether it may run something is told that it may
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a line of the failures' file."""
@@ -50,7 +52,7 @@ class Outcome:
         status: exit status; negative: the signal that ended it; None: it had to be killed.
         seconds: until it ended, on the wall.
         peak_mib: its largest resident memory.
-        events: other programs started, connections opened, strings evaluated, as far as Python knows of them.
+        events: programs started, connections opened, strings evaluated, as far as Python knows.
     """
 
     status: int | None
@@ -71,4 +73,4 @@ class Kind(Protocol):
         """Write an input into an empty folder; the same generator state gives the same input."""
 
     def wrong(self, case: Case, outcome: Outcome) -> str | None:
-        """What is wrong with the result of an input that was accepted; None where it is right or nobody knows."""
+        """What is wrong with the result of an accepted input; None: nothing, or nobody knows."""

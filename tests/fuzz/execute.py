@@ -19,16 +19,32 @@ from tests.fuzz.case import Case, Outcome
 from tests.fuzz.programs import Program
 
 #: Events of Python's audit hooks that start another program or talk to the network.
-_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
-_CONNECTS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
-#: Address space beyond what is in use, so that a lie about a length is a MemoryError and not the machine's end.
+_STARTS = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.forkpty",
+    "pty.spawn",
+)
+_CONNECTS = (
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.gethostbyname",
+    "socket.sendto",
+    "urllib.Request",
+)
+#: Address space beyond what is in use: a lie about a length is no more than a MemoryError.
 _MORE_ADDRESSES = 3 << 30
 _KEPT_OUTPUT = 200_000
 
 Main = Callable[[list[str]], Any]
 
 
-def in_child(main: Main, case: Case, folder: Path, environment: Mapping[str, str], patience: float) -> Outcome:
+def in_child(
+    main: Main, case: Case, folder: Path, environment: Mapping[str, str], patience: float
+) -> Outcome:
     """Run a function in a forked child, which has this process's imports.
 
     Args:
@@ -38,7 +54,7 @@ def in_child(main: Main, case: Case, folder: Path, environment: Mapping[str, str
         environment: variables to set.
         patience: seconds until the child is killed.
     """
-    files = {name: open(folder / name, "w+b") for name in ("stdout", "stderr", "events")}  # noqa: SIM115
+    files = _files(folder, "stdout", "stderr", "events")
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -57,7 +73,7 @@ def as_command(
     program: Program, case: Case, folder: Path, environment: Mapping[str, str], patience: float
 ) -> Outcome:
     """Run a program as a user would; what Python's audit hooks would tell is not known."""
-    files = {name: open(folder / name, "w+b") for name in ("stdout", "stderr")}  # noqa: SIM115
+    files = _files(folder, "stdout", "stderr")
     process = subprocess.Popen(
         [*program.command, *case.arguments],
         stdin=subprocess.PIPE,
@@ -72,6 +88,11 @@ def as_command(
         process.stdin.write(case.standard_input.encode())
         process.stdin.close()
     return _outcome(process.pid, files, patience)
+
+
+def _files(folder: Path, *names: str) -> dict[str, IO[bytes]]:
+    """New files, which :func:`_outcome` reads and closes."""
+    return {name: open(folder / name, "w+b") for name in names}
 
 
 def _outcome(pid: int, files: Mapping[str, IO[bytes]], patience: float) -> Outcome:
@@ -94,16 +115,23 @@ def _outcome(pid: int, files: Mapping[str, IO[bytes]], patience: float) -> Outco
     return Outcome(code, texts["stdout"], texts["stderr"], seconds, usage.ru_maxrss / 1024, events)
 
 
-# --- in the child -----------------------------------------------------------------------------------------------------
+# --- in the child ---------------------------------------------------------------------------------
 
 
-def _enter(files: Mapping[str, IO[bytes]], folder: Path, environment: Mapping[str, str], typed: str) -> None:
+def _enter(
+    files: Mapping[str, IO[bytes]], folder: Path, environment: Mapping[str, str], typed: str
+) -> None:
     """Standard streams, working directory, variables and limits of the child."""
     standard_input = os.memfd_create("input")
     os.write(standard_input, typed.encode())
     os.lseek(standard_input, 0, os.SEEK_SET)
-    for number, descriptor in enumerate((standard_input, files["stdout"].fileno(), files["stderr"].fileno())):
+    for number, descriptor in enumerate(
+        (standard_input, files["stdout"].fileno(), files["stderr"].fileno())
+    ):
         os.dup2(descriptor, number)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     os.chdir(folder)
     os.environ.update(environment)
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -138,7 +166,8 @@ def _listener(descriptor: int) -> Callable[[str, tuple[Any, ...]], None]:
         if event in _STARTS or event in _CONNECTS:
             note(f"{event} {arguments!r:.300}")
         elif event == "compile" and arguments and arguments[0] is not None:
-            source = arguments[0] if isinstance(arguments[0], bytes) else str(arguments[0]).encode(errors="replace")
+            source = arguments[0]
+            source = source if isinstance(source, bytes) else str(source).encode(errors="replace")
             if MARKER_WORD.encode() in source:
                 note(f"evaluated {source[:200]!r}")
 

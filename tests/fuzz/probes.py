@@ -1,4 +1,7 @@
-"""What the package's readers make of a file, as JSON: ``python -m tests.fuzz.probes audio|manifest FILE``."""
+"""What the package's readers make of a file, as JSON.
+
+python -m tests.fuzz.probes audio|manifest FILE
+"""
 
 import json
 import sys
@@ -13,7 +16,12 @@ def audio(path: str) -> dict[str, float]:
     info = audio_info(path)
     waveform = read_segment(Segment(path))
     loudness = float((waveform**2).mean() ** 0.5)
-    return {"frames": info.frames, "rate": info.rate, "samples": len(waveform), "loudness": loudness}
+    return {
+        "frames": info.frames,
+        "rate": info.rate,
+        "samples": len(waveform),
+        "loudness": loudness,
+    }
 
 
 def manifest(path: str) -> dict[str, list[list[str]]]:

@@ -1,4 +1,4 @@
-"""The programs that take inputs: as functions for a process that has imported everything, and as commands."""
+"""The programs that take inputs: as functions in a warm process, and as commands."""
 
 import argparse
 import sys
@@ -16,8 +16,8 @@ class Program:
 
     Attributes:
         command: before its arguments, as a user calls it.
-        load: gives the function that takes its arguments in a process that has imported everything; None where it is
-            no Python.
+        load: gives the function that takes its arguments in a process that has imported everything;
+            None where it is no Python.
     """
 
     command: tuple[str, ...]
@@ -40,7 +40,7 @@ def _translate() -> Callable[[list[str]], Any]:
 
 
 def _generate() -> Callable[[list[str]], Any]:
-    """fairseq-generate on a configuration that was parsed once: parsing a command line takes a second."""
+    """fairseq-generate on a configuration that was parsed once; a command line takes a second."""
     from tests.running import run_generate
 
     parser = argparse.ArgumentParser()
@@ -75,7 +75,8 @@ PROGRAMS: Mapping[str, Program] = {
     **{
         name: _script(name)
         for name in (
-            *("average_checkpoints", "check_manifest", "compare", "convert_checkpoint", "export", "report", "score"),
+            *("average_checkpoints", "check_manifest", "compare", "convert_checkpoint"),
+            *("export", "report", "score"),
             *("results_table", "study", "select_manifest", "text_manifest"),
         )
     },
@@ -85,9 +86,12 @@ PROGRAMS: Mapping[str, Program] = {
 def generate_arguments(data: Path, checkpoint: Path, out: Path) -> tuple[str, ...]:
     """Arguments of fairseq-generate for the split test."""
     return (
-        *(str(data), "--cpu", "--user-dir", str(REPOSITORY / "lst_fairseq"), "--task", "lst_st"),
-        *("--path", str(checkpoint), "--gen-subset", "test", "--results-path", str(out), "--num-workers", "0"),
-        *("--beam", "2", "--max-len-b", "6", "--batch-size", "3", "--config-yaml", "config.yaml"),
+        *(str(data), "--cpu", "--user-dir", str(REPOSITORY / "lst_fairseq"), "--task"),
+        *("lst_st",),
+        *("--path", str(checkpoint), "--gen-subset", "test", "--results-path", str(out)),
+        *("--num-workers", "0"),
+        *("--beam", "2", "--max-len-b", "6", "--batch-size", "3", "--config-yaml"),
+        *("config.yaml",),
     )
 
 

@@ -1,7 +1,6 @@
-"""A sample of the fuzz: some inputs of each kind, always the same; ``python -m tests.fuzz`` takes thousands."""
+"""A sample of the fuzz, always the same; ``python -m tests.fuzz`` takes thousands."""
 
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ def base(corpus: Path, backbones: dict[str, str]) -> Base:
 
 @pytest.fixture(scope="module")
 def campaign(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    campaign = Campaign(base, tmp_path_factory.mktemp("fuzz"), patience=60)  # other tests want the processor too
+    campaign = Campaign(base, tmp_path_factory.mktemp("fuzz"), patience=20)
     campaign.warm()
     return campaign
 
@@ -31,7 +30,9 @@ def campaign(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_of_inputs(kind: str, campaign: Campaign) -> None:
     verdicts = dict(campaign.run([KINDS[kind]], INPUTS_OF_A_KIND, 0, seed=22))
-    failures = [f"{name}: {v.fault}: {v.detail}" for name, v in verdicts.items() if v.result == FAILED]
+    failures = [
+        f"{name}: {v.fault}: {v.detail}" for name, v in verdicts.items() if v.result == FAILED
+    ]
     assert not failures, "\n".join(failures)
     assert len(verdicts) == INPUTS_OF_A_KIND
 
@@ -51,11 +52,6 @@ def test_the_same_seed_gives_the_same_inputs(base: Base, tmp_path: Path) -> None
         assert made[0] == made[1]
 
 
-def test_nothing_but_this_process_runs_in_the_parent(campaign: Campaign) -> None:
-    """A process with other threads cannot be forked safely."""
-    assert threading.active_count() == 1 or os.environ.get("PYTEST_XDIST_WORKER")
-
-
 CASE = Case("export", ("x.pt",), "", ("x.pt",))
 GOOD = "error: x.pt: cut short; copy it again"
 
@@ -66,10 +62,14 @@ GOOD = "error: x.pt: cut short; copy it again"
         (Outcome(0, "fine", "", 1, 100), ACCEPTED, ""),
         (Outcome(1, "", f"a warning\n{GOOD}\n", 1, 100), REFUSED, ""),
         (Outcome(1, "", "error: y.pt: cut short; copy it again", 1, 100), FAILED, "names no file"),
-        (Outcome(1, "", "error: x.pt: cut short", 1, 100), FAILED, "no remedy"),
+        (Outcome(1, "", "error: x.pt: damaged", 1, 100), FAILED, "no remedy"),
         (Outcome(1, "", f"{GOOD}\nand more\n", 1, 100), FAILED, "several lines"),
         (Outcome(1, "", "", 1, 100), FAILED, "silent"),
-        (Outcome(1, "", f"Traceback (most recent call last):\n{GOOD}", 1, 100), FAILED, "traceback"),
+        (
+            Outcome(1, "", f"Traceback (most recent call last):\n{GOOD}", 1, 100),
+            FAILED,
+            "traceback",
+        ),
         (Outcome(None, "", "", 10, 100), FAILED, "hang"),
         (Outcome(0, "", "", 1, 1500), FAILED, "memory"),
         (Outcome(-11, "", "", 1, 100), FAILED, "crash"),
@@ -108,7 +108,8 @@ def _hostile(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "fault"), [("system", "ran code"), ("eval", "ran code"), ("raise", "traceback"), ("memory", "traceback")]
+    ("what", "fault"),
+    [("system", "ran code"), ("eval", "ran code"), ("raise", "traceback"), ("memory", "traceback")],
 )
 def test_a_child_is_watched(what: str, fault: str, tmp_path: Path) -> None:
     from tests.fuzz.execute import in_child

@@ -1,4 +1,4 @@
-"""Whether a program did the right thing with an input: take it, or refuse it in one line that helps."""
+"""Whether a program did right with an input: take it, or refuse it in one line that helps."""
 
 import re
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ _BASH = re.compile(r"^\S*\.sh: line \d+: ", re.MULTILINE)
 #: Python's platform module asks what processor this is.
 _OWN = "subprocess.Popen ('uname', "
 #: Words by which messages say what to do.
-_REMEDY = re.compile(
-    r"\b(add|are needed|check|choose|compare|convert|copy|cut|download|export|free|give|has:|install|is needed|"
-    r"it has|known|leave|let|lower|make|mend|names?|needs|no tab|prepare|put|quote|raise|remove|run|save|score|set|start|"
-    r"there are|train|translate|try|update|use|valid|write)(\b|(?<=:))"
-)
+_REMEDIES = """add|are needed|check|choose|compare|convert|copy|cut|download|export|free|give|has:
+install|is needed|is one of|it has|known|leave|let|lower|make|mend|name|names|needs|no tab|prepare
+put|quote|raise|remove|run|save|score|set|start|there are|train|translate|try|update|use|valid
+write""".replace("\n", "|")
+_REMEDY = re.compile(rf"\b({_REMEDIES})(?!\w)|is an? [\w ]+, not ")
 _ERROR_LINE = re.compile(r"^(error|usage|[\w.-]+(\.py|translate|generate|train)): ")
 
 
@@ -56,11 +56,15 @@ def judge(case: Case, outcome: Outcome, idle_mib: float, base: Base, folder: Pat
     if strange := [event for event in outcome.events if not event.startswith(_OWN)]:
         return failed("network" if strange[0].startswith("socket") else "ran code", strange[0])
     if base.secret in text or (where := _holds(folder, base.secret)):
-        return failed("leaked", "the secret is in " + ("the output" if base.secret in text else str(where)))
+        return failed(
+            "leaked", "the secret is in " + ("the output" if base.secret in text else str(where))
+        )
     if outcome.status is None:
         return failed("hang", f"killed after {outcome.seconds:.0f} s; {_last_line(text)}")
     if outcome.peak_mib - idle_mib > MOST_MIB:
-        return failed("memory", f"{outcome.peak_mib:.0f} MiB, idle {idle_mib:.0f}; {_last_line(text)}")
+        return failed(
+            "memory", f"{outcome.peak_mib:.0f} MiB, idle {idle_mib:.0f}; {_last_line(text)}"
+        )
     if outcome.status < 0:
         return failed("crash", f"signal {-outcome.status}; {_last_line(text)}")
     if _TRACEBACK in text:
@@ -72,8 +76,14 @@ def judge(case: Case, outcome: Outcome, idle_mib: float, base: Base, folder: Pat
 
 def _judge_refusal(case: Case, outcome: Outcome) -> Verdict:
     """One line, a name, a remedy."""
-    if case.program == "check_manifest" and "  error: " in outcome.stdout and case.named[0] in outcome.stdout:
-        return Verdict(REFUSED, detail=_last_line(outcome.stdout))  # a report, with what is wrong at each line
+    if (
+        case.program == "check_manifest"
+        and "  error: " in outcome.stdout
+        and case.named[0] in outcome.stdout
+    ):
+        return Verdict(
+            REFUSED, detail=_last_line(outcome.stdout)
+        )  # a report, with what is wrong at each line
     lines = [line for line in outcome.stderr.split("\n") if line.strip()]
     if not lines:
         return failed("silent", f"exit status {outcome.status} and no line on standard error")

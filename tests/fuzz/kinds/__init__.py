@@ -14,5 +14,14 @@ from tests.fuzz.kinds.studies import Studies
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
-    for kind in (Audio(), Manifests(), Settings(), Studies(), Records(), Checkpoints(), Exports(), Paths())
+    for kind in (
+        Audio(),
+        Manifests(),
+        Settings(),
+        Studies(),
+        Records(),
+        Checkpoints(),
+        Exports(),
+        Paths(),
+    )
 }

@@ -1,4 +1,4 @@
-"""Checkpoints, whole and sharded: damaged, rezipped, with other settings and tensors, and with pickles that run code."""
+"""Checkpoints, whole and sharded: damaged, rezipped, with other settings, tensors and pickles."""
 
 import io
 import json
@@ -20,12 +20,17 @@ from tests.fuzz.case import Case, Outcome
 from tests.fuzz.mutators import changed_tree, damaged, hostile, odd_value
 from tests.fuzz.programs import generate_arguments, translate_arguments
 
-#: Models, tasks and parts of fairseq that a file might name; some of them evaluate a setting of theirs.
+#: Models and tasks of fairseq that a file might name; some evaluate a setting of theirs.
 NAMES = (
-    *("wav2vec2", "wav2vec", "fconv", "lightconv", "wav2vec_ctc", "hubert", "transformer_lm", "lst", "lst_st", "nope"),
-    *("speech_to_text", "translation", "audio_pretraining", "dummy_lm", "online_backtranslation", "s2t_transformer"),
+    *("wav2vec2", "wav2vec", "fconv", "lightconv", "wav2vec_ctc", "hubert"),
+    *("transformer_lm", "lst", "lst_st", "nope"),
+    *("speech_to_text", "translation", "audio_pretraining", "dummy_lm"),
+    *("online_backtranslation", "s2t_transformer"),
 )
-EVALUATED = ("conv_feature_layers", "decoder_layers", "encoder_layers", "dec_layers", "eval_bleu_args", "lambda_main")
+EVALUATED = (
+    *("conv_feature_layers", "decoder_layers", "encoder_layers", "dec_layers"),
+    *("eval_bleu_args", "lambda_main"),
+)
 
 
 class Checkpoints:
@@ -39,8 +44,7 @@ class Checkpoints:
             expected = None
         else:
             path = folder / "checkpoint.pt"
-            change = rng.choice((_bytes, _bytes, _zip, _settings, _settings, _settings, _named, _tensors, _pickle, _text))
-            said, expected = change(rng, path, base)
+            said, expected = rng.choice(_CHANGES)(rng, path, base)
         program, arguments = _call(rng, path, base, folder / "out", known=expected is not None)
         return Case(program, arguments, said, (path.name, ".metadata", ".distcp"), expected)
 
@@ -50,10 +54,16 @@ class Checkpoints:
             return None
         due, found = case.expected, json.loads(outcome.stdout.splitlines()[-1])
         differing = [key for key in ("text", "score", "tokens") if due[key] != found[key]]
-        return f"damage unnoticed, another {differing[0]}: {found[differing[0]]!r:.80}" if differing else None
+        return (
+            f"damage unnoticed, another {differing[0]}: {found[differing[0]]!r:.80}"
+            if differing
+            else None
+        )
 
 
-def _call(rng: Random, path: Path, base: Base, out: Path, known: bool) -> tuple[str, tuple[str, ...]]:
+def _call(
+    rng: Random, path: Path, base: Base, out: Path, known: bool
+) -> tuple[str, tuple[str, ...]]:
     draw = rng.random()
     if draw < 0.5 or known:
         return "lst-translate", translate_arguments(path, base.speech)
@@ -84,7 +94,7 @@ def _bytes(rng: Random, path: Path, base: Base) -> Made:
 
 
 def _zip(rng: Random, path: Path, base: Base) -> Made:
-    """Members lost, doubled, renamed, compressed, changed with a right checksum, or far larger than they say."""
+    """Members lost, doubled, renamed, compressed, changed with a right checksum, far too large."""
     with zipfile.ZipFile(base.checkpoint) as file:
         members = [(info.filename, file.read(info)) for info in file.infolist()]
     number = rng.randrange(len(members))
@@ -115,7 +125,11 @@ def _zip(rng: Random, path: Path, base: Base) -> Made:
 def _settings(rng: Random, path: Path, base: Base) -> Made:
     """One setting of model, task or another part replaced."""
     state = read(base)
-    parts = [part for part in state["cfg"] if isinstance(state["cfg"][part], dict) and part in ("model", "task")]
+    parts = [
+        part
+        for part in state["cfg"]
+        if isinstance(state["cfg"][part], dict) and part in ("model", "task")
+    ]
     part = rng.choice((*parts, *parts, "whole"))
     tree = state["cfg"] if part == "whole" else state["cfg"][part]
     new, said = changed_tree(tree, rng, str(base.marker))
@@ -131,21 +145,28 @@ def _named(rng: Random, path: Path, base: Base) -> Made:
     """Another model, task, criterion, ... of fairseq, with settings that some of them evaluate."""
     state = read(base)
     code = rng.choice(hostile(str(base.marker))[:2])
-    part = rng.choice(("model", "model", "model", "task", "criterion", "optimizer", "lr_scheduler", "tokenizer", "bpe"))
-    name = rng.choice(NAMES)
+    parts = ("task", "criterion", "optimizer", "lr_scheduler", "tokenizer", "bpe")
+    part, name = rng.choice(("model", "model", "model", *parts)), rng.choice(NAMES)
     evaluated = dict.fromkeys(EVALUATED, code)
-    before = state["cfg"].get(part)
-    state["cfg"][part] = {**(before if isinstance(before, dict) and rng.random() < 0.5 else {}), "_name": name, **evaluated}
+    before = state["cfg"].get(part) if rng.random() < 0.5 else None
+    state["cfg"][part] = {
+        **(before if isinstance(before, dict) else {}),
+        "_name": name,
+        **evaluated,
+    }
     if rng.random() < 0.2:
         from argparse import Namespace
 
-        state["args"], state["cfg"] = Namespace(arch=name, task="lst_st", criterion="x", **evaluated), None
+        state["args"], state["cfg"] = (
+            Namespace(arch=name, task="lst_st", criterion="x", **evaluated),
+            None,
+        )
     torch.save(state, path)
     return f"{part} is {name}, with code in its settings", None
 
 
 def _tensors(rng: Random, path: Path, base: Base) -> Made:
-    """A tensor of another shape, type or content, or none, or one more; or another entry of the top."""
+    """A tensor of another shape, type or content, none, one more; another entry of the top."""
     state = read(base)
     name = rng.choice(sorted(state["model"]))
     tensor = state["model"][name]
@@ -204,7 +225,9 @@ def _pickle(rng: Random, path: Path, base: Base) -> Made:
     """A call where a value should be, in today's format, in the old one, or as a bare pickle."""
     state, bad = read(base), hostile_object(rng, str(base.marker))
     where = rng.choice(("cfg", "model", "extra_state", "whole", "new"))
-    content = bad if where == "whole" else {**state, where: {"x": bad} if rng.random() < 0.5 else bad}
+    content = (
+        bad if where == "whole" else {**state, where: {"x": bad} if rng.random() < 0.5 else bad}
+    )
     how = rng.choice(("zip", "old", "bare"))
     if how == "bare":
         path.write_bytes(pickle.dumps(content if where == "whole" else {where: bad}))
@@ -215,10 +238,16 @@ def _pickle(rng: Random, path: Path, base: Base) -> Made:
 
 def _text(rng: Random, path: Path, base: Base) -> Made:
     """Something else under a checkpoint's name."""
-    contents = (b"", b"\n", b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>", b"PK\x03\x04", b"\x80\x02.")
-    data = rng.choice((*contents, bytes(5000), base.scores.read_bytes()))
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    contents = (b"", b"\n", pointer, b"<!doctype html>", b"PK\x03\x04", b"\x80\x02.", bytes(5000))
+    data = rng.choice((*contents, base.scores.read_bytes()))
     path.write_bytes(data)
     return f"{data[:30]!r} as a checkpoint", None
+
+
+_CHANGES: tuple[Callable[[Random, Path, Base], Made], ...] = (
+    *(_bytes, _bytes, _zip, _settings, _settings, _settings, _named, _tensors, _pickle, _text),
+)
 
 
 def _sharded(rng: Random, folder: Path, base: Base) -> tuple[Path, str]:
@@ -227,7 +256,8 @@ def _sharded(rng: Random, folder: Path, base: Base) -> tuple[Path, str]:
     shutil.copytree(base.sharded.parent, path.parent)
     files = sorted(file for file in path.parent.rglob("*") if file.is_file())
     file = rng.choice(files)
-    what = rng.choice(("damage", "damage", "damage", "lose", "empty", "exchange", "pickle", "elsewhere", "settings"))
+    others = ("lose", "empty", "exchange", "pickle", "elsewhere", "settings")
+    what = rng.choice(("damage", "damage", "damage", *others))
     if what == "damage":
         data, said = damaged(file.read_bytes(), rng)
         file.write_bytes(data)
@@ -248,7 +278,9 @@ def _sharded(rng: Random, folder: Path, base: Base) -> tuple[Path, str]:
         if what == "elsewhere":
             keys = [key for key in state if isinstance(state[key], str)] or sorted(state)
             key = rng.choice(keys)
-            state[key] = rng.choice(("../other", "/dev/zero", "/none", "", str(base.root / "exported"), "~"))
+            state[key] = rng.choice(
+                ("../other", "/dev/zero", "/none", "", str(base.root / "exported"), "~")
+            )
             what = f"{key} is {state[key]!r}"
         else:
             if OmegaConf.is_config(state["cfg"]):

@@ -1,9 +1,10 @@
-"""Exported directories: settings changed, weight files and tokenizers damaged, code beside the weights."""
+"""Exported directories: settings changed, weights damaged, code beside the weights."""
 
 import json
 import shutil
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.fuzz.base import Base
 from tests.fuzz.case import Case, Outcome
@@ -20,13 +21,18 @@ class Exports:
     def make(self, rng: Random, folder: Path, base: Base) -> Case:
         out = folder / "exported"
         shutil.copytree(base.exported, out)
-        change = rng.choice((_json, _json, _json, _json, _named, _bytes, _bytes, _header, _code, _lost))
+        change = rng.choice(
+            (_json, _json, _json, _json, _named, _bytes, _bytes, _header, _code, _lost)
+        )
         said, named = change(rng, out, base)
         # A model card is for people; of the other files every byte counts.
         known = change is _bytes and not named.endswith((".md", ".json"))
         program, arguments = "lst-translate", translate_arguments(out, base.speech)
         if rng.random() < 0.1 and not known:
-            program, arguments = "fairseq-generate", generate_arguments(base.corpus, out, folder / "out")
+            program, arguments = (
+                "fairseq-generate",
+                generate_arguments(base.corpus, out, folder / "out"),
+            )
         expected = base.translation if known else None
         return Case(program, arguments, said, (named, out.name), expected)
 
@@ -41,7 +47,9 @@ class Exports:
 
 
 def _files(out: Path, *suffixes: str) -> list[Path]:
-    return sorted(path for path in out.rglob("*") if path.is_file() and path.name.endswith(suffixes))
+    return sorted(
+        path for path in out.rglob("*") if path.is_file() and path.name.endswith(suffixes)
+    )
 
 
 def _json(rng: Random, out: Path, base: Base) -> tuple[str, str]:
@@ -62,7 +70,8 @@ def _named(rng: Random, out: Path, base: Base) -> tuple[str, str]:
     path = out / "lst.json"
     settings = json.loads(path.read_text("utf-8"))
     part, name = rng.choice(("model", "model", "task", "frontend")), rng.choice(NAMES)
-    settings[part] = {"_name": name, **{key: hostile(str(base.marker))[rng.randrange(2)] for key in EVALUATED}}
+    code = rng.choice(hostile(str(base.marker))[:2])
+    settings[part] = {"_name": name, **dict.fromkeys(EVALUATED, code)}
     path.write_text(json.dumps(settings), encoding="utf-8")
     return f"{part} is {name}, with code in its settings", path.name
 
@@ -90,15 +99,25 @@ def _header(rng: Random, out: Path, base: Base) -> tuple[str, str]:
 
 
 def _code(rng: Random, out: Path, base: Base) -> tuple[str, str]:
-    """Python beside the weights, named by the configuration; or pickled weights; or a template that calls."""
+    """Python beside the weights, named by the configuration; pickles; a template that calls."""
     folder = rng.choice(sorted(path for path in out.iterdir() if path.is_dir()))
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    how = rng.choice(("auto_map", "auto_map only", "tokenizer", "pickle", "template", "attention", "elsewhere"))
+    ways = (
+        "auto_map",
+        "auto_map only",
+        "tokenizer",
+        "pickle",
+        "template",
+        "attention",
+        "elsewhere",
+    )
+    how = rng.choice(ways)
     code = f"import pathlib; pathlib.Path('{base.marker}').touch()\nclass Evil: pass\n"
     (folder / "evil.py").write_text(code, encoding="utf-8")
-    classes = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer", "AutoFeatureExtractor", "AutoProcessor")
-    remote = {name: "evil.Evil" if name != "AutoTokenizer" else ["evil.Evil", "evil.Evil"] for name in classes}
+    classes = ("Config", "Model", "ModelForCausalLM", "FeatureExtractor", "Processor")
+    remote: dict[str, Any] = {f"Auto{name}": "evil.Evil" for name in classes}
+    remote["AutoTokenizer"] = ["evil.Evil", "evil.Evil"]
     if how.startswith("auto_map"):
         config["auto_map"] = remote
         if how == "auto_map":
@@ -106,7 +125,8 @@ def _code(rng: Random, out: Path, base: Base) -> tuple[str, str]:
     elif how == "tokenizer":
         for other in folder.glob("*config.json"):
             settings = json.loads(other.read_text("utf-8"))
-            other.write_text(json.dumps({**settings, "auto_map": remote, "tokenizer_class": "Evil"}), encoding="utf-8")
+            settings |= {"auto_map": remote, "tokenizer_class": "Evil"}
+            other.write_text(json.dumps(settings), encoding="utf-8")
         return f"{folder.name}: its tokenizer is Python beside it", path.name
     elif how == "pickle":
         import torch
@@ -116,15 +136,19 @@ def _code(rng: Random, out: Path, base: Base) -> tuple[str, str]:
         torch.save({"x": hostile_object(rng, str(base.marker))}, folder / "pytorch_model.bin")
         return f"{folder.name}: hostile pickle as weights", "pytorch_model.bin"
     elif how == "template":
-        loop = "{% for i in range(99999) %}{% for j in range(99999) %}{{ i }}{% endfor %}{% endfor %}"
-        template = rng.choice((loop, hostile(str(base.marker))[7], "{{ ''.__class__.__mro__[1].__subclasses__() }}"))
+        loop = (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{{ i }}{% endfor %}{% endfor %}"
+        )
+        subclasses = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+        template = rng.choice((loop, hostile(str(base.marker))[7], subclasses))
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         settings = json.loads((out / "lst.json").read_text("utf-8"))
         settings["task"]["prompt"] = settings["record"]["prompt"]["template"] = "chat"
         (out / "lst.json").write_text(json.dumps(settings), encoding="utf-8")
         return f"{folder.name}: chat template {template[:40]}", path.name
     elif how == "attention":
-        config["_attn_implementation"] = rng.choice(("kernels-community/flash-attn", "nobody/evil", "nope"))
+        names = ("kernels-community/flash-attn", "nobody/evil", "nope")
+        config["_attn_implementation"] = rng.choice(names)
     else:
         config["_name_or_path"] = config["name_or_path"] = rng.choice(("nobody/evil", "/dev/zero"))
     path.write_text(json.dumps(config), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What programs write for other programs: translations, logs and scores, as score, compare and report read them."""
+"""What programs write for other programs: translations, logs and scores."""
 
 import json
 import shutil
@@ -11,6 +11,13 @@ from tests.fuzz.mutators import changed_tree, damaged, deep_text
 from tests.helpers import REPOSITORY
 
 RESULTS = REPOSITORY / "examples" / "mini" / "results" / "mini.json"
+
+
+ODD_LINES = (
+    *(b"D-", b"D-0", b"D-99999999999999999999\t0\tx", b"D--1\t0\tx", b"D-0\tnan\t"),
+    *(b"D-\xd9\xa3\t0\tx", b"\xff"),
+)
+SPEED = "Translated 5 sentences (30 tokens) in 1.0s (5.00 sentences/s, 30 tokens/s)"
 
 
 class Records:
@@ -32,8 +39,8 @@ def _hypotheses(rng: Random, folder: Path, base: Base) -> Case:
         content, said = damaged(b"\n".join(lines), rng)
     else:
         number = rng.choice([i for i, line in enumerate(lines) if line.startswith(b"D-")])
-        odd = (b"D-", b"D-0", b"D-99999999999999999999\t0\tx", b"D--1\t0\tx", b"D-0\tnan\t", b"D-\xd9\xa3\t0\tx", b"\xff")
-        lines[number] = rng.choice((*odd, lines[number] + b"\tmore", lines[number] + b"\r", lines[number] * 2))
+        line = lines[number]
+        lines[number] = rng.choice((*ODD_LINES, line + b"\tmore", line + b"\r", line * 2))
         content, said = b"\n".join(lines), f"line {number + 1} is {lines[number]!r:.60}"
     path.write_bytes(content)
     return Case("score", _score(base, folder, path), said, (path.name,))
@@ -41,9 +48,14 @@ def _hypotheses(rng: Random, folder: Path, base: Base) -> Case:
 
 def _log(rng: Random, folder: Path, base: Base) -> Case:
     path = folder / "generate.log"
-    signature = {"frontend": "w2v", "llm": "llama", "adapter": {"type": "conv"}, "prompt": "{speech}"}
+    signature = {
+        "frontend": "w2v",
+        "llm": "llama",
+        "adapter": {"type": "conv"},
+        "prompt": "{speech}",
+    }
     tree, said = changed_tree(signature, rng, str(base.marker))
-    text = f"lst signature: {json.dumps(tree)}\nTranslated 5 sentences (30 tokens) in 1.0s (5.00 sentences/s, 30 tokens/s)\n"
+    text = f"lst signature: {json.dumps(tree)}\n{SPEED}\n"
     content = text.encode("utf-8", "surrogatepass")
     if rng.random() < 0.4:
         content, said = damaged(text.encode(), rng)
@@ -54,7 +66,14 @@ def _log(rng: Random, folder: Path, base: Base) -> Case:
 
 def _score(base: Base, folder: Path, hypotheses: Path) -> tuple[str, ...]:
     manifest = str(base.corpus / "test.tsv")
-    given = ("--manifest", manifest, "--hypotheses", str(hypotheses), "--json", str(folder / "out" / "s.json"))
+    given = (
+        "--manifest",
+        manifest,
+        "--hypotheses",
+        str(hypotheses),
+        "--json",
+        str(folder / "out" / "s.json"),
+    )
     return given
 
 
@@ -78,7 +97,10 @@ def _scores(rng: Random, folder: Path, base: Base) -> Case:
         return Case(program, (str(readme), str(path)), said, (path.name,))
     out = str(folder / "out" / "report")
     other = folder / "other.json"
-    other.write_text(json.dumps({**json.loads(base.scores.read_text("utf-8")), "name": "other"}), encoding="utf-8")
+    other.write_text(
+        json.dumps({**json.loads(base.scores.read_text("utf-8")), "name": "other"}),
+        encoding="utf-8",
+    )
     more = ("--baseline", "other", "--samples", "10") if program == "compare" else ()
     named = (path.name, seed["name"])  # compare speaks of systems
     return Case(program, (str(path), str(other), "--out", out, *more), said, named)

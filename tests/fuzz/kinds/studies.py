@@ -24,7 +24,10 @@ class Studies:
             tree, said = changed_tree(yaml.safe_load(text), rng, str(base.marker))
             content = yaml.safe_dump(tree, sort_keys=False).encode("utf-8", "surrogatepass")
         elif what < 0.8:
-            content = text.encode() + f"title: !!python/object/apply:os.system ['touch {base.marker}']\n".encode()
+            content = (
+                text.encode()
+                + f"title: !!python/object/apply:os.system ['touch {base.marker}']\n".encode()
+            )
             said = "a tag that runs a program"
         elif what < 0.85:
             nested = deep_text(rng)
