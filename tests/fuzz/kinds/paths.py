@@ -5,12 +5,14 @@ import shutil
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from tests.fuzz.base import Base
 from tests.fuzz.case import Case, Outcome
 from tests.fuzz.programs import generate_arguments, translate_arguments
+from tests.helpers import REPOSITORY
 
 #: Names that a file may well have.
 NAMES = (
@@ -18,107 +20,104 @@ NAMES = (
     *("e\u0301", "\u202ea", "a\\b", "%s"),
     *("{0}", "~", ".a", "a.", "#a", "a&b;c", "x" * 240, "\x1b[31ma", os.fsdecode(b"\xff\xfe")),
 )
-#: What each program reads: how it is called with a path in that place.
-ROLES: Mapping[
-    str,
-    tuple[str, str, Callable[[Path, Base], Path], Callable[[Path, Base, Path], tuple[str, ...]]],
-] = {
-    "audio": (
+Arguments = Callable[[Path, Base, Path], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Role:
+    """A place where a program takes the path of a file.
+
+    Attributes:
+        program: which takes it.
+        suffix: of the file's name.
+        seed: a file that is right there.
+        arguments: of the program, from the path, the base and a folder to write to.
+    """
+
+    program: str
+    suffix: str
+    seed: Callable[[Base], Path]
+    arguments: Arguments
+
+
+def _checkpoint(program: str, arguments: Arguments) -> Role:
+    return Role(program, ".pt", lambda base: base.checkpoint, arguments)
+
+
+def _manifest(base: Base) -> Path:
+    return base.corpus / "test.tsv"
+
+
+def _scored(manifest: Path, hypotheses: Path, *more: str) -> tuple[str, ...]:
+    return ("--manifest", str(manifest), "--hypotheses", str(hypotheses), *more)
+
+
+def _speech(base: Base) -> Path:
+    return Path(base.speech)
+
+
+def _study(base: Base) -> Path:
+    return REPOSITORY / "examples" / "study" / "smoke.yaml"
+
+
+ROLES: Mapping[str, Role] = {
+    "audio": Role(
         "lst-translate",
         ".wav",
-        lambda path, base: Path(base.speech),
+        _speech,
         lambda path, base, out: translate_arguments(base.checkpoint, str(path)),
     ),
-    "audio to the reader": (
-        "read-audio",
-        ".wav",
-        lambda path, base: Path(base.speech),
-        lambda path, base, out: (str(path),),
+    "audio to the reader": Role(
+        "read-audio", ".wav", _speech, lambda path, base, out: (str(path),)
     ),
-    "mp3": (
-        "read-audio",
-        ".mp3",
-        lambda path, base: Path(base.speech),
-        lambda path, base, out: (str(path),),
+    "mp3": Role("read-audio", ".mp3", _speech, lambda path, base, out: (str(path),)),
+    "checkpoint": _checkpoint(
+        "lst-translate", lambda path, base, out: translate_arguments(path, base.speech)
     ),
-    "checkpoint": (
-        "lst-translate",
-        ".pt",
-        lambda path, base: base.checkpoint,
-        lambda path, base, out: translate_arguments(path, base.speech),
+    "checkpoint to export": _checkpoint(
+        "export", lambda path, base, out: (str(path), str(out / "exported"))
     ),
-    "checkpoint to export": (
-        "export",
-        ".pt",
-        lambda path, base: base.checkpoint,
-        lambda path, base, out: (str(path), str(out / "exported")),
+    "checkpoint to convert": _checkpoint(
+        "convert_checkpoint", lambda path, base, out: (str(path), str(out / "converted.pt"))
     ),
-    "checkpoint to convert": (
-        "convert_checkpoint",
-        ".pt",
-        lambda path, base: base.checkpoint,
-        lambda path, base, out: (str(path), str(out / "converted.pt")),
+    "checkpoint to fairseq": _checkpoint(
+        "fairseq-generate", lambda path, base, out: generate_arguments(base.corpus, path, out)
     ),
-    "checkpoint to fairseq": (
-        "fairseq-generate",
-        ".pt",
-        lambda path, base: base.checkpoint,
-        lambda path, base, out: generate_arguments(base.corpus, path, out),
+    "checkpoint to average": _checkpoint(
+        "average_checkpoints", lambda path, base, out: (str(path), "--out", str(out / "mean.pt"))
     ),
-    "checkpoint to average": (
-        "average_checkpoints",
-        ".pt",
-        lambda path, base: base.checkpoint,
-        lambda path, base, out: (str(path), "--out", str(out / "mean.pt")),
+    "manifest": Role("check_manifest", ".tsv", _manifest, lambda path, base, out: (str(path),)),
+    "manifest to score": Role(
+        "score", ".tsv", _manifest, lambda path, base, out: _scored(path, base.hypotheses)
     ),
-    "manifest": (
-        "check_manifest",
-        ".tsv",
-        lambda path, base: base.corpus / "test.tsv",
-        lambda path, base, out: (str(path),),
-    ),
-    "manifest to score": (
-        "score",
-        ".tsv",
-        lambda path, base: base.corpus / "test.tsv",
-        lambda path, base, out: ("--manifest", str(path), "--hypotheses", str(base.hypotheses)),
-    ),
-    "hypotheses": (
+    "hypotheses": Role(
         "score",
         ".txt",
-        lambda path, base: base.hypotheses,
-        lambda path, base, out: (
-            "--manifest",
-            str(base.corpus / "test.tsv"),
-            "--hypotheses",
-            str(path),
-        ),
+        lambda base: base.hypotheses,
+        lambda path, base, out: _scored(_manifest(base), path),
     ),
-    "log": (
+    "log": Role(
         "score",
         ".log",
-        lambda path, base: base.hypotheses,
-        lambda path, base, out: (
-            *("--manifest", str(base.corpus / "test.tsv"), "--hypotheses"),
-            *(str(base.hypotheses), "--log", str(path)),
-        ),
+        lambda base: base.hypotheses,
+        lambda path, base, out: _scored(_manifest(base), base.hypotheses, "--log", str(path)),
     ),
-    "scores": (
+    "scores": Role(
         "compare",
         ".json",
-        lambda path, base: base.scores,
+        lambda base: base.scores,
         lambda path, base, out: (str(path), "--out", str(out)),
     ),
-    "scores to report": (
+    "scores to report": Role(
         "report",
         ".json",
-        lambda path, base: base.scores,
+        lambda base: base.scores,
         lambda path, base, out: (str(path), "--out", str(out / "report.json")),
     ),
-    "study": (
+    "study": Role(
         "study",
         ".yaml",
-        lambda path, base: Path(__file__).parents[3] / "examples" / "study" / "smoke.yaml",
+        _study,
         lambda path, base, out: (str(path), "--list", "--out", str(out)),
     ),
 }
@@ -130,21 +129,23 @@ class Paths:
     name = "paths"
 
     def make(self, rng: Random, folder: Path, base: Base) -> Case:
-        role = rng.choice(sorted(ROLES))
-        program, suffix, seed, arguments = ROLES[role]
+        name = rng.choice(sorted(ROLES))
+        role = ROLES[name]
+        seed = role.seed(base)
         if rng.random() < 0.4:
-            path = folder / (rng.choice(NAMES) + suffix)
+            path = folder / (rng.choice(NAMES) + role.suffix)
             with suppress(OSError):
-                shutil.copy(seed(path, base), path)
+                shutil.copy(seed, path)
             said = f"called {path.name!r:.60}"
         else:
-            path = folder / f"input{suffix}"
+            path = folder / f"input{role.suffix}"
             thing = rng.choice(sorted(THINGS))
-            path = THINGS[thing](path, seed(path, base)) or path
+            path = THINGS[thing](path, seed) or path
             said = thing
         shown = path.name.encode("unicode_escape", "surrogateescape").decode()
         named = (path.name, shown, repr(path.name)[1:-1])
-        return Case(program, arguments(path, base, folder / "out"), f"{role}: {said}", named)
+        arguments = role.arguments(path, base, folder / "out")
+        return Case(role.program, arguments, f"{name}: {said}", named)
 
     def wrong(self, case: Case, outcome: Outcome) -> str | None:
         return None
