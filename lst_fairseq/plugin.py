@@ -8,6 +8,7 @@ them.
 from functools import cache
 from typing import Any
 
+from lst_fairseq.utils.last_words import end_in_one_line
 from lst_fairseq.utils.noise import keep_quiet
 
 
@@ -16,9 +17,7 @@ def _require_fairseq() -> None:
     remedy = "run `bash scripts/setup.sh`, or `pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1`"
     try:
         import fairseq
-    except (
-        Exception
-    ) as error:  # fairseq fails in many ways on Python 3.11 and later, not only with ImportError
+    except Exception as error:  # it fails in many ways on Python 3.11 and later
         raise ImportError(
             f"lst_fairseq needs a fairseq that can be imported ({error!r}): {remedy}"
         ) from None
@@ -37,6 +36,7 @@ def register() -> None:
     from lst_fairseq import patches
 
     patches.apply()
+    end_in_one_line()
     from lst_fairseq import task  # noqa: F401
     from lst_fairseq.criterions import lst_cross_entropy  # noqa: F401
     from lst_fairseq.models import lst  # noqa: F401
