@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.utils import last_words
 from lst_fairseq.data.audio import AudioError, Segment
 from lst_fairseq.data.manifest import ManifestError, read_manifest
 from lst_fairseq.data.prompt import language_name
+from lst_fairseq.utils import last_words
 
 
 def shown(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
