@@ -10,7 +10,6 @@ status is 1 where a text differs.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -25,9 +24,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # works from a checkout that is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from benchmarks.common import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
 BACKBONES = ROOT / "examples" / "mini" / "backbones"
 RATE = 16_000
 #: Files of the one call's list that are translated again in a call of their own.
@@ -191,8 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         }
     finally:
         shutil.rmtree(folder)
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, args, "Many files", **results)
     return 0 if all(result["equal"] for result in results.values()) else 1
 
 
