@@ -1,7 +1,8 @@
-"""What setup.py asks for, its extras included, in the form that pip's -r and -c take: a requirement a line.
+"""What setup.py asks for, its extras included, a requirement a line, as pip's -r and -c take it.
 
-    python scripts/requirements.py              # ranges: torch>=2.6,<3
-    python scripts/requirements.py --lowest     # their lower ends: torch==2.6
+    python scripts/requirements.py                  # ranges: torch>=2.6,<3
+    python scripts/requirements.py --lowest         # their lower ends: torch==2.6
+    python scripts/requirements.py --python 3.10    # the ranges for this Python
 
 The file is read and not run, so that this works in an environment where nothing is installed.
 """
@@ -35,13 +36,29 @@ def lowest(requirement: str) -> str:
     return f"{name}=={version}{marker}"
 
 
+def for_python(lines: list[str], version: str) -> list[str]:
+    """The lines that hold for this Python, without saying so: pip judges by the one it runs on."""
+    from packaging.requirements import Requirement  # missing from a bare environment
+
+    found = [Requirement(line) for line in lines]
+    return [
+        f"{requirement.name}{requirement.specifier}"
+        for requirement in found
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": version})
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lowest", action="store_true", help="the lower end of each range")
-    found = requirements()
-    print(*(map(lowest, found) if parser.parse_args().lowest else found), sep="\n")
+    parser.add_argument("--python", metavar="VERSION", help="what this Python gets, as in 3.10")
+    arguments = parser.parse_args()
+    lines = requirements()
+    if arguments.python:
+        lines = for_python(lines, arguments.python)
+    print(*(map(lowest, lines) if arguments.lowest else lines), sep="\n")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ resolve() { # PYTHON_VERSION...: fairseq aside, of which PyPI has only the sourc
     [[ $# -gt 0 ]] || die "--resolve needs versions of Python, as in --resolve 3.10 3.12"
     local folder version status=0
     folder=$(mktemp -d)
-    python scripts/requirements.py >"$folder/requirements.txt"
     # The only other one without a wheel on PyPI; pip takes no source for another Python.
     python -m pip wheel -q --no-deps --wheel-dir "$folder" antlr4-python3-runtime==4.9.3
     for version in "$@"; do
-        if python -m pip install -q --dry-run --ignore-installed --only-binary :all: --python-version "$version" \
-            --target "$folder/target" --find-links "$folder" -r "$folder/requirements.txt"; then
+        python scripts/requirements.py --python "$version" >"$folder/requirements.txt"
+        if python -m pip install -q --disable-pip-version-check --dry-run --ignore-installed \
+            --only-binary :all: --python-version "$version" --target "$folder/target" \
+            --find-links "$folder" -r "$folder/requirements.txt"; then
             echo "Python $version: pip finds all of setup.py's requirements"
         else
             status=1

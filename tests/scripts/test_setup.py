@@ -78,3 +78,10 @@ def test_lower_end_of_a_range(range_: str, pin: str) -> None:
 def test_a_range_without_both_ends_is_refused(range_: str) -> None:
     with pytest.raises(ValueError, match=f"^{range_}: write a range with both ends"):
         load_script("requirements").lowest(range_)
+
+
+@pytest.mark.parametrize(("python", "lower"), [("3.10", "1"), ("3.9", "1"), ("3.13", "2")])
+def test_ranges_for_another_python(python: str, lower: str) -> None:
+    lines = ["b>=1,<3", 'a>=2,<3; python_version >= "3.11"', 'a>=1,<3; python_version < "3.11"']
+    found = [Requirement(line) for line in load_script("requirements").for_python(lines, python)]
+    assert found == [Requirement("b>=1,<3"), Requirement(f"a>={lower},<3")]
