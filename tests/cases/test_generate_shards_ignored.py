@@ -44,7 +44,7 @@ def test_the_other_commands_refuse_too(corpus, backbones, checkpoint, tmp_path):
         with pytest.raises(ValueError, match=rf"^{flags[0]}.*leave the flag out"):
             run_interactive(corpus, checkpoint, inputs, *flags)
     with pytest.raises(ValueError, match=r"^--num-shards"):
-        run_validate(corpus, checkpoint, "--valid-subset", "dev", "--num-shards", "2")
+        run_validate(corpus, checkpoint, "--valid-subset", "dev", "--batch-size", "2", "--num-shards", "2")
     with pytest.raises(ValueError, match=r"^--num-shards"):
         run_train(corpus, backbones, tmp_path / "run", num_shards=2)
 
