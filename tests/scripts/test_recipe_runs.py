@@ -75,8 +75,9 @@ def test_two_runs_in_one_folder(sandbox: Sandbox) -> None:
         said = sandbox.run("run", fails=True).splitlines()
         assert said[0] == f"== done already: {sandbox.work}/data"
         assert re.fullmatch(
-            rf"error: {stage1} is being made by another run \(process \d+ on .+\): wait until that
-            one has ended, " "or give this one another WORK", said[1],
+            rf"error: {stage1} is being made by another run \(process \d+ on .+\): "
+            "wait until that one has ended, or give this one another WORK",
+            said[1],
         )
         assert len(said) == 2 and (stage1 / "train.log").read_bytes().startswith(log)
         assert "is being made by another run" in sandbox.run("stage1", fails=True, FORCE="1")
