@@ -18,7 +18,7 @@ NOBODY = 65534
 
 
 def on_small_disk(size, function, *arguments):
-    """No file may grow beyond ``size`` bytes, which a full disk does to a file in the middle of it."""
+    """No file may grow beyond ``size`` bytes: a write fails in the middle, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     return function(*arguments)
 

@@ -1,7 +1,7 @@
 """Commands that start warm: a shell script's ``fairseq-train`` is a fork of a process that has
 imported everything.
 
-:func:`commands` starts that process and makes a folder of commands for PATH, each a small client that hands
+:func:`commands` starts that process and makes a folder of commands for PATH, each a client that hands
 its arguments, folder, environment, output and standard input over and waits. A client that is
 killed takes its fork along.
 """

@@ -86,7 +86,7 @@ class Lock:
             _warned.add(device)
             logger.warning(
                 f"{self.path}: this file system has no file locks ({error.strerror}): nothing "
-                f"keeps a second process from using {what} at the same time; see to it that there is none"
+                f"keeps a second process from using {what} at once; see to it that there is none"
             )
 
     def fileno(self) -> int:

@@ -2,7 +2,7 @@
 """SIGKILL at random moments: run again to its end, a run leaves bit for bit what a whole one does.
 
     python -m tests.fuzz.kills                              # ten moments of each kind
-    python -m tests.fuzz.kills --count 3 --kinds train two  # three of these
+    python -m tests.fuzz.kills --count 3 --kinds train both # three of these
     python -m tests.fuzz.kills --seed 7 --keep              # other moments; all folders stay
 
 Kinds: train (one process), save (while a checkpoint is written), sharded (likewise, with shards),
@@ -121,7 +121,8 @@ class World:
         torch.set_num_threads(1)
         two = {
             "distributed_world_size": 2, "distributed_rank": rank, "device_id": rank,
-            "distributed_no_spawn": True, "distributed_backend": "gloo", "distributed_init_method": f"tcp://localhost:{port}",
+            "distributed_no_spawn": True, "distributed_backend": "gloo",
+            "distributed_init_method": f"tcp://localhost:{port}",
             "lost_process_timeout": 3.0, "batch_size": 2,
         }  # fmt: skip
         cfg = train_configuration(
