@@ -44,9 +44,5 @@ def _is_meant(error: BaseException, trace: TracebackType | None) -> bool:
         return True
     frames = traceback.extract_tb(trace)
     raised_here = bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
-    return raised_here and type(error) in (
-        ValueError,
-        RuntimeError,
-        FileNotFoundError,
-        FileExistsError,
-    )
+    meant = (ValueError, RuntimeError, FloatingPointError)
+    return raised_here and (type(error) in meant or isinstance(error, OSError))

@@ -9,6 +9,7 @@ from lst_fairseq.data.audio import AudioError, Segment
 from lst_fairseq.data.manifest import ManifestError, read_manifest
 from lst_fairseq.data.prompt import language_name
 from lst_fairseq.utils import last_words
+from lst_fairseq.utils.files import Lock
 
 
 def shown(error: BaseException, capsys: pytest.CaptureFixture[str]) -> str:
@@ -35,6 +36,9 @@ def test_this_packages_errors_are_one_line(tmp_path: Path, capsys) -> None:
         f"fairseq-generate: error: {tmp_path}/none.tsv:1: no such manifest; prepare the data first"
     )
     assert shown(error, capsys).startswith(line)
+    (tmp_path / "file").touch()
+    no_folder = raised(Lock, tmp_path / "file" / "lock", "a folder", "take another")
+    assert isinstance(no_folder, NotADirectoryError) and "Traceback" not in shown(no_folder, capsys)
     plain = raised(language_name, "xx")
     assert (
         type(plain) is ValueError and shown(plain, capsys) == f"fairseq-generate: error: {plain}\n"
