@@ -10,8 +10,8 @@ from html import escape
 from typing import Any
 
 from lst_fairseq.comparison import on_cpus
-from lst_fairseq.markdown import code_span, table_rows
-from lst_fairseq.markdown import escape as escape_markdown
+from lst_fairseq.utils.markdown import code_span, table_rows
+from lst_fairseq.utils.markdown import escape as escape_markdown
 
 #: A difference with a smaller p-value is called significant.
 LEVEL = 0.05

@@ -15,10 +15,10 @@ from typing import Any
 
 from lst_fairseq.comparison import on_cpus
 from lst_fairseq.comparison_report import plot
-from lst_fairseq.markdown import code_block, table_rows
-from lst_fairseq.markdown import escape as escape_markdown
 from lst_fairseq.study.grid import Study
 from lst_fairseq.study.run import duration
+from lst_fairseq.utils.markdown import code_block, table_rows
+from lst_fairseq.utils.markdown import escape as escape_markdown
 
 Block = tuple[str, Any]
 #: Lines that a plot can have before it is unreadable.

@@ -6,9 +6,9 @@ import pytest
 
 from lst_fairseq.comparison_report import markdown as comparison_markdown
 from lst_fairseq.comparison_report import section
-from lst_fairseq.markdown import code_block, code_span, escape
 from lst_fairseq.scoring import full_signature
 from lst_fairseq.study.report import markdown
+from lst_fairseq.utils.markdown import code_block, code_span, escape
 
 HTML = "<svg/onload=alert(1)>"
 NAMES = [f"A`{HTML}", f"``{HTML}``", f"`{HTML}`", f"a```\n{HTML}", f"|{HTML}|", HTML]
