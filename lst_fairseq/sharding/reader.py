@@ -46,6 +46,8 @@ class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
             return _memory_format
+        if module == "pathlib._local":  # where Python 3.13 says that its paths are; others have no such module
+            module = pathlib.__name__
         known = (module, name) in _INDEX_TYPES
         if known or (module == torch.__name__ and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)

@@ -81,6 +81,17 @@ def test_reads_what_early_releases_of_python_3_11_write(folder: Path) -> None:
     assert SafeReader(folder).read_metadata().state_dict_metadata == content.state_dict_metadata
 
 
+@pytest.mark.parametrize("module", [b"pathlib", b"pathlib._local"])  # before Python 3.13, and of it
+def test_reads_what_another_python_writes(folder: Path, module: bytes) -> None:
+    content = SafeReader(folder).read_metadata()
+    content.storage_meta.checkpoint_id = folder
+    pickled = pickle.dumps(content, protocol=2)  # which holds names as they are, without their lengths
+    assert b"cpathlib" in pickled
+    pickled = pickled.replace(b"cpathlib._local\n", b"cpathlib\n").replace(b"cpathlib\n", b"c" + module + b"\n")
+    (folder / ".metadata").write_bytes(pickled)
+    assert SafeReader(folder).read_metadata().storage_meta.checkpoint_id == folder
+
+
 class Attribute:
     """Unpickled, it is something that an allowed type can do."""
 
