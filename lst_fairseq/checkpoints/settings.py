@@ -150,7 +150,7 @@ def _check_s2t(path: str, state: Mapping[str, Any]) -> None:
             f"what a file names could run code: from files come only models of {TASK}, and s2t_transformer and "
             f"s2t_conformer of {S2T_TASK}; use a checkpoint that fairseq-train wrote with --task {TASK}"
         )
-    for name, value in {**model, **task}.items():
+    for name, value in (*model.items(), *task.items()):
         if name.endswith(EVALUATED) and value is not None:
             raise refused(
                 path, name, f"is {shown(value)}, which fairseq would evaluate, and should be empty"

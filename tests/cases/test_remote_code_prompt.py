@@ -107,7 +107,7 @@ def test_in_an_export(corpus, backbones, tmp_path, yes, capsys):
 
 
 def _refuses_code(call: ast.Call, text: str) -> bool:
-    """Whether a call says that nothing is to be trusted: itself, or in a dictionary that it takes its arguments from."""
+    """Whether a call says that nothing is to be trusted: itself, or in a dictionary of its arguments."""
     for keyword in call.keywords:
         if keyword.arg == "trust_remote_code":
             return isinstance(keyword.value, ast.Constant) and keyword.value.value is False

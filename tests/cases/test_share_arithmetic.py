@@ -30,8 +30,11 @@ def test_text_in_a_number_is_not_run(sandbox: Sandbox, script: str, name: str) -
 def torchrun(sandbox: Sandbox, name: str) -> str:
     done = subprocess.run(
         ["bash", str(RECIPE / "torchrun.sh"), "stage1.sh"],
-        env={**sandbox.settings, "GPUS": "1", name: "PATH[$(touch ran)0]"}, cwd=sandbox.root, capture_output=True, text=True,
-    )  # fmt: skip
+        env={**sandbox.settings, "GPUS": "1", name: "PATH[$(touch ran)0]"},
+        cwd=sandbox.root,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode
     return done.stderr
 
