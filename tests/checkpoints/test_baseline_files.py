@@ -70,8 +70,14 @@ def test_trains_on_averages_and_translates(features: Path, tmp_path: Path) -> No
             translated(features, tmp_path / "odd.pt", tmp_path / "out")
 
     settings = vars(state["cfg"]["model"])
-    evaluated = Namespace(**{**settings, "adaptive_softmax_cutoff": "print(1)"})
-    refused({"cfg": {**state["cfg"], "model": evaluated}}, "its setting 'adaptive_softmax_cutoff' is 'print")
+    for name, change in {
+        "adaptive_softmax_cutoff": {"adaptive_softmax_cutoff": "print(1)"},
+        "decoder_xformers_att_config": {"decoder_xformers_att_config": "print(1)"},
+        "xformers_att_config": {"decoder": {"xformers_att_config": "print(1)"}},
+        "encoder_layers": {"encoder_layers": 10**9},
+    }.items():
+        evaluated = Namespace(**{**settings, **change})
+        refused({"cfg": {**state["cfg"], "model": evaluated}}, f"its setting '{name}' is ")
     named = Namespace(**{**settings, "arch": "fconv"})
     message = "since it is of the task 'speech_to_text' with the model 'fconv' and 's2t_transformer_xs'"
     refused({"cfg": {**state["cfg"], "model": named}}, message)
