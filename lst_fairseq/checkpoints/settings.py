@@ -22,6 +22,7 @@ from lst_fairseq.models.checkpoint import FORMAT, MODULES, RECORD_KEY
 from lst_fairseq.models.config import LstModelConfig
 from lst_fairseq.models.frontends import FRONTENDS
 from lst_fairseq.models.frontends.base import beyond_reason
+from lst_fairseq.models.frontends.fairseq_settings import parse_convolutions
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
 from lst_fairseq.patches import CheckpointError
 from lst_fairseq.task_config import LstTaskConfig
@@ -285,6 +286,11 @@ def check_frontend(path: str, setting: str, frontend: Any) -> None:
         and frontend["config"].get("model_type") != kind
     ):
         raise refused(path, f"{setting}.config.model_type", f"should be {kind}")
+    if "conv_feature_layers" in frontend["config"]:
+        try:
+            parse_convolutions(frontend["config"]["conv_feature_layers"])
+        except ValueError as error:
+            raise refused(path, f"{setting}.config", f"does not serve: {error}") from None
     for group in ("config", "preprocessor"):
         if name := beyond_reason(frontend[group]):
             raise refused(
