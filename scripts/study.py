@@ -8,10 +8,11 @@
     python scripts/study.py examples/study/mini.yaml --slurm study.sbatch --slurm-options "gpus=1;time=8:00:00"
     python scripts/study.py examples/study/mini.yaml --report        # only write the report, of what there is
 
-The study file's entries are explained in examples/study/README.md. It can run programs (by LAUNCHER, the settings
-file, --user-dir and others): run only studies that you trust, as you would a script. Run it again to go on: a
-finished step is never run again, and one that was killed goes on from its last checkpoint. A step that fails does not
-stop the others; it is shown with the last lines of its log, tried again the next time, and the exit status is 1.
+The study file's entries are explained in examples/study/README.md. It can run programs (by
+LAUNCHER, the settings file, --user-dir and others): run only studies that you trust, as you would a
+script. Run it again to go on: a finished step is never run again, and one that was killed goes on
+from its last checkpoint. A step that fails does not stop the others; it is shown with the last
+lines of its log, tried again the next time, and the exit status is 1.
 
 --rehearse gives every arm a few updates and short translations with one seed, without a search, into a folder of its
 own (results/study/NAME-rehearsal): what is wrong with an arm shows before the long runs. The data are prepared in full.

@@ -45,6 +45,7 @@ fi
 features_hash=$(need_step "$features" baseline.sh)
 
 limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-train stops at, UPDATES and BUDGET, in words
+    [[ $1 =~ ^[0-9]+$ ]] || return # bash would run text in its place
     if [[ -n $BASELINE_UPDATES ]]; then
         UPDATES=$((BASELINE_UPDATES * $1 / 100)) BUDGET="$UPDATES updates"
         LIMIT=(--max-update "$UPDATES")

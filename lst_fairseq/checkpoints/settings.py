@@ -22,6 +22,7 @@ from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
 from lst_fairseq.models.config import LstModelConfig
 from lst_fairseq.models.frontends import FRONTENDS
 from lst_fairseq.models.frontends.base import beyond_reason
+from lst_fairseq.models.frontends.fairseq_settings import parse_convolutions
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
 from lst_fairseq.task_config import LstTaskConfig
 
@@ -148,11 +149,23 @@ def _check_s2t(path: str, state: Mapping[str, Any]) -> None:
             f"what a file names could run code: from files come only models of {TASK}, and s2t_transformer and "
             f"s2t_conformer of {S2T_TASK}; use a checkpoint that fairseq-train wrote with --task {TASK}"
         )
-    for name, value in {**model, **task}.items():
-        if name.endswith(EVALUATED) and value is not None:
-            raise refused(
-                path, name, f"is {shown(value)}, which fairseq would evaluate, and should be empty"
-            )
+    for section in (model, task):
+        _refuse_evaluated(path, section)
+        sizes = {n: v for n, v in section.items() if n.startswith(("encoder_", "decoder_", "conv_"))}
+        if name := beyond_reason(sizes):
+            raise refused(path, name, f"is {shown(sizes[name])}, beyond reason")
+
+
+def _refuse_evaluated(path: str, settings: Any) -> None:
+    """At any depth: fairseq takes its Transformers' settings flat or in groups (transformer_config.py:280)."""
+    if isinstance(settings, Namespace):
+        settings = vars(settings)
+    if isinstance(settings, list):
+        settings = dict(enumerate(settings))
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        if str(name).endswith(EVALUATED) and value is not None:
+            raise refused(path, name, f"is {shown(value)}, which fairseq would evaluate, and should be empty")
+        _refuse_evaluated(path, value)
 
 
 def _listed(names: Iterable[Any]) -> str:
@@ -271,6 +284,11 @@ def check_frontend(path: str, setting: str, frontend: Any) -> None:
         and frontend["config"].get("model_type") != kind
     ):
         raise refused(path, f"{setting}.config.model_type", f"should be {kind}")
+    if "conv_feature_layers" in frontend["config"]:
+        try:
+            parse_convolutions(frontend["config"]["conv_feature_layers"])
+        except ValueError as error:
+            raise refused(path, f"{setting}.config", f"does not serve: {error}") from None
     for group in ("config", "preprocessor"):
         if name := beyond_reason(frontend[group]):
             raise refused(
