@@ -28,6 +28,7 @@ REQUIREMENTS = [
     "hydra-core>=1.1",
     "PyYAML>=6",
     "tqdm>=4.60",
+    "zlib-ng>=0.5",  # CRC-32 six times as fast as zlib; without it, checksums are compared by zlib
     "bitarray",
     "cffi",
     "cython",
