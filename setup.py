@@ -10,37 +10,40 @@ README = HERE / "README.md"
 # fairseq is deliberately not among the requirements: the metadata of `fairseq-fixed` asks for torchaudio, which fails
 # to import beside a CPU build of torch and then takes transformers' Llama down with it. Upstream's `fairseq` does not
 # even import on Python 3.11. scripts/setup.sh installs fairseq without its dependencies; what it needs at run time is
-# named below (bitarray to scikit-learn). Any importable fairseq >= 0.12.2 is accepted.
+# named below, or comes with transformers (packaging, regex). Any importable fairseq >= 0.12.2 is accepted.
+#
+# Of each range the lower end is tested by `scripts/test.sh --lowest`, the upper one by `scripts/test.sh` in a new
+# environment, which gets the newest release below the next major one.
 REQUIREMENTS = [
-    "torch>=2.6",
-    "transformers>=5",
-    "safetensors>=0.4",
-    "peft>=0.17",
-    "accelerate>=1",
-    "sentencepiece>=0.2",
-    "protobuf>=4",
-    "numpy>=1.24",
-    "soundfile>=0.12.1",
-    "soxr>=0.3",
-    "sacrebleu>=2.4",
-    "jiwer>=3",
-    "omegaconf>=2.1",
-    "hydra-core>=1.1",
-    "PyYAML>=6",
-    "tqdm>=4.60",
-    "zlib-ng>=0.5",  # CRC-32 six times as fast as zlib; without it, checksums are compared by zlib
-    "bitarray",
-    "cffi",
-    "cython",
-    "packaging",
-    "regex",
-    "scikit-learn",
+    "torch>=2.6,<3",
+    # Before 5.22 a Llama's byte-level tokenizer.json is rebuilt as another tokenizer, but for Python 3.10 there is
+    # nothing newer than 5.20.
+    'transformers>=5.22,<6; python_version >= "3.11"',
+    'transformers>=5.20,<6; python_version < "3.11"',
+    "safetensors>=0.8,<1",
+    "peft>=0.19,<1",
+    "accelerate>=1.10,<2",
+    "sentencepiece>=0.2,<0.3",
+    "protobuf>=5.26,<8",
+    "numpy>=1.26,<3",
+    "soundfile>=0.12.1,<0.15",
+    "soxr>=0.4,<2",
+    "sacrebleu>=2.4,<3",
+    "jiwer>=3.1,<5",
+    "PyYAML>=6.0.1,<7",
+    "tqdm>=4.66,<5",
+    "zlib-ng>=0.5.1,<2",  # CRC-32 six times as fast as zlib, by which checksums are compared without it
+    # fairseq's:
+    "omegaconf>=2.3,<2.4",
+    "hydra-core>=1.3.2,<1.4",
+    "bitarray>=2.9,<4",
+    "scikit-learn>=1.4,<2",
 ]
 
 EXTRAS = {
-    "mini": ["espeakng-loader>=0.2.4"],  # the speech of examples/mini
-    "baseline": ["kaldi-native-fbank>=1.20"],  # the features of examples/mustc/baseline.sh
-    "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.8", "editdistance>=0.6"],
+    "mini": ["espeakng-loader>=0.2.4,<0.3"],  # the speech of examples/mini
+    "baseline": ["kaldi-native-fbank>=1.20,<2"],  # the features of examples/mustc/baseline.sh
+    "dev": ["pytest>=8.2,<10", "pytest-xdist>=3.5,<4", "ruff>=0.14,<1"],
 }
 
 setup(

@@ -107,8 +107,9 @@ def run(root: Path, args: argparse.Namespace) -> dict[str, object]:
     yaml_bytes = make_corpus(root, args.segments, args.talks, args.seed)
     out = root / "manifests"
     prep, check = (str(REPOSITORY / "scripts" / name) for name in ("prep_mustc.py", "check_manifest.py"))
+    registering = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lst_fairseq; lst_fairseq.register()"
     results = {
-        "start": measure("-c", f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lst_fairseq"),
+        "start": measure("-c", registering),
         "prep_mustc": measure(prep, "--data-root", str(root), "--tgt-lang", "de", "--out", str(out)),
         "check_manifest": measure(check, str(out / "train.tsv"), "--show", "1"),
     }

@@ -131,7 +131,9 @@ def build(folder: Path, *flags: str) -> tuple[Any, Any]:
     from fairseq import options, tasks
     from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
-    import lst_fairseq  # noqa: F401  (registers the plugin)
+    import lst_fairseq
+
+    lst_fairseq.register()
 
     arguments = [str(folder), "--cpu", "--task", "lst_st", "--arch", "lst_tiny", "--target-lang", "de", *flags]
     arguments += ["--speech-encoder", str(folder / "encoder"), "--llm", str(folder / "llm")]

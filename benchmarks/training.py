@@ -45,10 +45,12 @@ from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-import lst_fairseq  # noqa: F401  (registers the plugin)
+import lst_fairseq
 from benchmarks.common import write_json
 from benchmarks.training_corpus import write_corpus
 from lst_fairseq.models import lst
+
+lst_fairseq.register()
 
 IGNORED = -100
 #: Largest relative difference of loss and gradients that the order of sums explains.
@@ -132,7 +134,7 @@ def build(args: argparse.Namespace, folder: Path, device: torch.device) -> tuple
     def random_weights(auto_class: Any, directory: Path, config: Any, **settings: Any) -> Any:
         settings["dtype"] = getattr(torch, args.dtype)
         with device:
-            return auto_class.from_config(config, **settings)
+            return auto_class.from_config(config, trust_remote_code=False, **settings)
 
     real = lst.load_pretrained
 

@@ -8,7 +8,7 @@ import torch
 from fairseq import checkpoint_utils
 from torch import Tensor
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 
 LAST = "checkpoint_last.pt"
 KEYS_LISTED = 10

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lst_fairseq import register
+from lst_fairseq.data.audio import Segment, audio_info, segment_samples
+from lst_fairseq.models.pretrained import check_moved
+from lst_fairseq.utils.arguments import device_name, finite, positive
+from lst_fairseq.utils.checkpoint_files import check_checkpoint
 
 EXAMPLES = """examples:
   lst-translate --checkpoint checkpoint_last.pt talk.wav
@@ -16,13 +20,6 @@ EXAMPLES = """examples:
   lst-translate --checkpoint checkpoint_last.pt --instruction-task asr talk.wav    # transcribe
   fairseq-train DATA --user-dir $(lst-translate --user-dir) --task lst_st ...
 """
-
-
-def positive(text: str) -> int:
-    """A flag's value that counts something."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
-    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,10 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source-lang", metavar="CODE", help="language that is spoken, if the prompt names it")
     parser.add_argument("--target-lang", metavar="CODE", help="language to translate into, if the prompt names it")
     parser.add_argument("--beam", type=positive, default=4, help="beam size (default: 4)")
-    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default: 1.0)")
+    parser.add_argument("--lenpen", type=finite, default=1.0, help="length penalty (default: 1.0)")
     parser.add_argument("--max-len-b", type=positive, default=500, help="most tokens of a translation (default: 500)")
     parser.add_argument("--batch-size", type=positive, default=8, help="files at a time (default: 8)")
-    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
     parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
     parser.add_argument("--user-dir", action="store_true", help="print what to give as fairseq's --user-dir, and stop")
@@ -66,11 +63,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not args.checkpoint or not args.files:
         parser.error("give --checkpoint and at least one FILE (--help shows examples)")
-    # fairseq, PyTorch and transformers take seconds, which a wrong flag need not wait for.
-    register()
-    from lst_fairseq.inference import DecodingOptions, Translator
-
     try:
+        # fairseq, PyTorch and transformers take seconds, which a wrong path need not wait for.
+        check_inputs(args)
+        register()
+        from lst_fairseq.inference import DecodingOptions, Translator
+
         options = DecodingOptions(beam=args.beam, lenpen=args.lenpen, max_len_b=args.max_len_b)
         translator = Translator(
             args.checkpoint,
@@ -89,6 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lst-translate: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Raise what a checkpoint, model or audio file is refused for, as far as a look at it tells."""
+    check_checkpoint(args.checkpoint)
+    check_moved(args.speech_encoder, args.llm)
+    for name in args.files:
+        segment = Segment.parse(name)
+        segment_samples(segment, audio_info(segment.path))
 
 
 def _json(translation: Any) -> str:

@@ -15,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics import CHRF
 from sacrebleu.significance import PairedTest
+
+from lst_fairseq.languages import DEFAULT_TOKENIZER
+from lst_fairseq.scoring import ScoreError, bleu_metric
 
 PACKAGES = ("torch", "transformers", "fairseq-fixed", "fairseq", "sacrebleu", "lst-fairseq")
 #: Points that a curve is thinned out to.
@@ -176,7 +179,10 @@ def _paired_tests(
     if seed < 1:
         raise ComparisonError(f"--seed {seed}: give 1 or more; sacreBLEU takes 0 for none, and is then not repeatable")
     ordered = sorted(systems, key=lambda system: system["name"] != baseline)  # stable: the baseline comes first
-    metrics = {"BLEU": BLEU(tokenize=systems[0].get("tokenize", "13a")), "chrF2": CHRF()}
+    try:
+        metrics = {"BLEU": bleu_metric(systems[0].get("tokenize", DEFAULT_TOKENIZER)), "chrF2": CHRF()}
+    except ScoreError as error:
+        raise ComparisonError(str(error)) from None
     with _environment("SACREBLEU_SEED", str(seed)):  # there is no other way to give PairedTest a seed
         test = PairedTest(
             [(system["name"], system["sentences"]["hypotheses"]) for system in ordered],

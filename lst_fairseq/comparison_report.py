@@ -10,10 +10,11 @@ from html import escape
 from typing import Any
 
 from lst_fairseq.comparison import on_cpus
+from lst_fairseq.utils.markdown import code_span, table_rows
+from lst_fairseq.utils.markdown import escape as escape_markdown
 
 #: A difference with a smaller p-value is called significant.
 LEVEL = 0.05
-_MARKDOWN = re.compile(r"([\\`*_<>\[\]|#~])")
 # Of Okabe and Ito: told apart by colour-blind readers too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 _STYLE = """
@@ -49,6 +50,7 @@ def cells(results: Mapping[str, Any]) -> list[list[str]]:
         ("p (chrF2)", lambda system: f"{system['chrf_p']:.2g}"),
         ("TER", lambda system: f"{system['ter']:.1f}"),
         ("WER", lambda system: f"{system['wer']:.1f}"),
+        ("CER", lambda system: f"{system['cer']:.1f}"),
         ("COMET", lambda system: f"{system['comet']:.4f}"),
         ("trained on", lambda system: str(system["saw"])),
         ("trained parameters", lambda system: _count(system["trained_parameters"])),
@@ -92,28 +94,29 @@ def notes(results: Mapping[str, Any]) -> str:
 
 def table(results: Mapping[str, Any]) -> str:
     """The table in Markdown, its verdicts and notes; no heading and no line end."""
-    return "\n\n".join(part for part in [_table(results), _verdict_list(results), _escape(notes(results))] if part)
+    parts = [_table(results), _verdict_list(results), escape_markdown(notes(results))]
+    return "\n\n".join(part for part in parts if part)
 
 
 def section(results: Mapping[str, Any]) -> str:
     """A part of a README: heading, table, notes, and folded up the verdicts and signatures; no line end."""
-    parts = [f"### {_escape(heading(results))}", _table(results), _escape(notes(results))]
+    parts = [f"### {escape_markdown(heading(results))}", _table(results), escape_markdown(notes(results))]
     parts += ["<details><summary>Tests and signatures</summary>", _verdict_list(results), _signature_list(results)]
     return "\n\n".join(part for part in [*parts, "</details>"] if part)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The whole comparison in Markdown but for the plots."""
-    parts = [f"# {_escape(heading(results))}", table(results)]
+    parts = [f"# {escape_markdown(heading(results))}", table(results)]
     if bins := duration_bins(results):
         rows = [["system", *(f"{name} s" for name in bins)]]
         for system in results["systems"]:
             found = system.get("durations", {})
             scores = (f"{found[b]['bleu']:.1f} ({found[b]['segments']})" if b in found else "" for b in bins)
-            rows.append([_escape(system["name"]), *scores])
-        parts += ["## BLEU by duration", _rows(rows), "In brackets: segments."]
+            rows.append([escape_markdown(system["name"]), *scores])
+        parts += ["## BLEU by duration", table_rows(rows), "In brackets: segments."]
     for title, segments, names in _differences(results):
-        parts += [f"## {_escape(title)}", *(_in_markdown(row, names) for row in segments)]
+        parts += [f"## {escape_markdown(title)}", *(_in_markdown(row, names) for row in segments)]
     return "\n\n".join([*parts, "## Signatures", _signature_list(results)]) + "\n"
 
 
@@ -140,25 +143,20 @@ def _signatures(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _table(results: Mapping[str, Any]) -> str:
-    return _rows([[_escape(cell) for cell in row] for row in cells(results)])
+    return table_rows([[escape_markdown(cell) for cell in row] for row in cells(results)])
 
 
 def _verdict_list(results: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {_escape(sentence)}" for sentence in verdicts(results))
+    return "\n".join(f"- {escape_markdown(sentence)}" for sentence in verdicts(results))
 
 
 def _signature_list(results: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {_escape(name)}: `{signature}`" for name, signature in _signatures(results))
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return "\n".join(f"- {escape_markdown(name)}: {code_span(signature)}" for name, signature in _signatures(results))
 
 
 def _in_markdown(row: Mapping[str, Any], names: tuple[str, str]) -> str:
-    said = [f"  - {_escape(label)}: {_escape(text)}" for label, text in _texts(row, names)]
-    return "\n".join([f"- {_escape(row['id'])}", *said])
+    said = [f"  - {escape_markdown(label)}: {escape_markdown(text)}" for label, text in _texts(row, names)]
+    return "\n".join([f"- {escape_markdown(row['id'])}", *said])
 
 
 def _texts(row: Mapping[str, Any], names: tuple[str, str]) -> list[tuple[str, str]]:
@@ -172,10 +170,6 @@ def _known(system: Mapping[str, Any], show: Callable[[Mapping[str, Any]], str]) 
         return show(system)
     except (KeyError, TypeError, ValueError):  # not there, or an --extra without a value
         return ""
-
-
-def _escape(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text)
 
 
 def _count(number: float) -> str:

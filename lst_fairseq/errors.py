@@ -1,4 +1,4 @@
-"""Errors of this plugin that several modules raise."""
+"""Errors that more than one part of the package raises."""
 
 
 class CheckpointError(RuntimeError):

@@ -11,7 +11,7 @@
 """
 
 import json
-import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -25,21 +25,30 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lst_fairseq import register
+from lst_fairseq.checkpoints.settings import as_data, check, check_record, check_task_state
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.integrity import Checksum, differences, parse_checksums, read_json
 from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
 from lst_fairseq.models.lora import merge_lora
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.models.pretrained import fingerprint, weight_files
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.utils.checkpoint_files import (
+    EXPORTED_DTYPES,
+    SETTINGS_FILE,
+    check_absent,
+    check_checkpoint,
+    not_exported,
+)
+from lst_fairseq.utils.files import making
+from lst_fairseq.utils.markdown import code_span
 
 FORMAT = 1
-SETTINGS_FILE = "lst.json"
 #: File of each module that is stored as it is, and where the module lies in the model.
 TENSOR_FILES = {"adapter": "adapter.safetensors", "frontend": "frontend.safetensors"}
 #: Files that may be changed by hand: they say nothing of what the model computes, or are checked otherwise.
 FREE_FILES = {SETTINGS_FILE, "README.md", "generation_config.json", ".gitattributes"}
 AGAIN = "export the checkpoint again"
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def export(
@@ -55,7 +64,7 @@ def export(
     Args:
         checkpoint: a file that ``fairseq-train --task lst_st`` wrote.
         out: the directory to make; it must not exist.
-        dtype: type of the LLM's weights, one of ``DTYPES``; the others keep theirs.
+        dtype: type of the LLM's weights, one of ``EXPORTED_DTYPES``; the others keep theirs.
         with_frontend: copy the speech encoder too, so that nothing outside the directory is needed.
         speech_encoder, llm: where they lie now, if not where the checkpoint says.
 
@@ -64,24 +73,37 @@ def export(
 
     Raises:
         FileExistsError: ``out`` is there already.
-        CheckpointError, ValueError: the checkpoint cannot be loaded.
+        CheckpointError, ValueError: the checkpoint cannot be loaded, or ``out`` not written.
     """
     out = Path(out)
-    if out.exists():
-        raise FileExistsError(f"{out} exists already: give another directory, or remove it first")
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype {dtype}: unknown; known: {', '.join(DTYPES)}")
+    check_absent(out)
+    if dtype not in EXPORTED_DTYPES:
+        raise ValueError(f"--dtype {dtype}: unknown; known: {', '.join(EXPORTED_DTYPES)}")
+    check_checkpoint(checkpoint)
+    register()
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     for name, value in (("speech_encoder", speech_encoder), ("llm", llm)):
         if value is not None:
             state["cfg"].task[name] = value
     models, cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     model: LstModel = models[0]
-    # Beside, then renamed: a directory with the right name is complete.
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        with making(out) as partial:  # a directory with the right name is complete
+            _write(model, cfg, task, partial, dtype, with_frontend)
+    except FileExistsError:
+        raise
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{out}: cannot be written ({reason}); free some space, or name a directory elsewhere"
+        ) from error
+    return out
 
+
+def _write(
+    model: LstModel, cfg: Any, task: Any, partial: Path, dtype: str, with_frontend: bool
+) -> None:
+    """Write what :func:`export` writes into an empty directory."""
     merge_lora(model.decoder.llm)
     model.decoder.llm.to(getattr(torch, dtype)).save_pretrained(partial / "llm")
     task.target_dictionary.tokenizer.save_pretrained(partial / "llm")
@@ -110,8 +132,6 @@ def export(
     settings["files"] = {name: entry.as_dict() for name, entry in _checksums(partial).items()}
     (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(_model_card(model, record, dtype), encoding="utf-8")
-    os.rename(partial, out)
-    return out
 
 
 def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -128,7 +148,7 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
         try:
             state |= {f"encoder.{name}": value for name, value in load_file(file).items()}
         except FileNotFoundError as error:
-            raise _no_export(directory, error) from None
+            raise not_exported(directory, error) from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise CheckpointError(f"{file}: damaged ({error}); {AGAIN}") from None
     for name, source in record.sources.items():
@@ -136,12 +156,16 @@ def read_export(directory: str | Path, arg_overrides: dict[str, Any] | None = No
             source["path"] = str(directory / source["path"])
         settings["task"]["speech_encoder" if name == "frontend" else name] = source["path"]
     task = {**settings["task"], "data": str(directory), "config_yaml": "config.yaml"}
-    cfg = OmegaConf.create({"model": settings["model"], "task": task})
+    said = {"cfg": {"model": settings["model"], "task": task}, "model": state}
+    said = as_data(str(directory / SETTINGS_FILE), said)
+    check(str(directory / SETTINGS_FILE), said)
+    cfg = OmegaConf.create(said["cfg"])
     if arg_overrides:
         overwrite_args_by_name(cfg, arg_overrides)
     own = {"speech_encoder": cfg.task.speech_encoder, "llm": cfg.task.llm, "prompt": record.prompt}
     if settings["frontend"] is not None:
         own["frontend"] = settings["frontend"]
+    check_task_state(str(directory / SETTINGS_FILE), {"lst": own})
     state[RECORD_KEY] = record.to_tensor()
     return {"args": None, "cfg": cfg, "model": state, "task_state": {"lst": own}, "optimizer_history": []}
 
@@ -160,12 +184,12 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         for name, kinds in {"record": dict, "model": dict, "task": dict, "frontend": dict | None}.items():
             if name not in settings or not isinstance(settings[name], kinds):
                 raise ValueError(f"{path}: `{name}` is missing, or is no object")
-        settings["record"] = CheckpointRecord.parse(settings["record"])
+        settings["record"] = check_record(str(path), CheckpointRecord.parse(settings["record"]))
         if odd := set(settings["record"].held) - TENSOR_FILES.keys():
             raise ValueError(f"{path}: `record.held` names {', '.join(odd)}; valid are {', '.join(TENSOR_FILES)}")
         checksums = parse_checksums(settings.pop("files", {}))
     except OSError as error:
-        raise _no_export(directory, error) from None
+        raise not_exported(directory, error) from None
     except CheckpointError as error:
         raise error if str(error).startswith(str(directory)) else CheckpointError(f"{path}: {error}") from None
     except ValueError as error:
@@ -205,12 +229,6 @@ def _checksums(directory: Path) -> dict[str, Checksum]:
     return {path.relative_to(directory).as_posix(): Checksum.of(path, with_sha256=True) for path in files}
 
 
-def _no_export(directory: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({error}); {AGAIN}"
-    )
-
-
 def _tensors(model: LstModel, module: str) -> dict[str, Tensor]:
     """A module's tensors by their names below ``encoder``."""
     prefixes = {"adapter": ("adapter.", "markers."), "frontend": ("frontend.",)}[module]
@@ -228,15 +246,21 @@ def _copy(source: Path, directory: Path) -> str:
     return f"frontend/{source.name}"
 
 
+def _language(code: str) -> str:
+    return code if re.fullmatch(r"[\w-]+", code) else code_span(code)
+
+
 def _model_card(model: LstModel, record: CheckpointRecord, dtype: str) -> str:
     sources, prompt = model.record.sources, model.record.prompt
-    languages = f"{prompt['src_lang']} to {prompt['tgt_lang'] or 'the language that the prompt names'}"
+    codes = {name: _language(prompt[name]) for name in ("src_lang", "tgt_lang") if prompt[name]}
+    languages = f"{codes['src_lang']} to {codes.get('tgt_lang', 'the language that the prompt names')}"
+    names = {module: code_span(Path(source["path"]).name, in_table=True) for module, source in sources.items()}
     trained = ", ".join(model.record.held)
     frontend = record.sources["frontend"]
     if "frontend" in record.held:
         where = "trained, in `frontend.safetensors`"
     elif frontend["path"] != sources["frontend"]["path"]:
-        where = f"in `{frontend['path']}`"
+        where = f"in {code_span(frontend['path'], in_table=True)}"
     else:
         where = f"not included (fingerprint {frontend['fingerprint']})"
     return f"""---
@@ -252,11 +276,11 @@ lst-fairseq.
 
 | part | from |
 |---|---|
-| speech encoder | `{Path(sources["frontend"]["path"]).name}`, {where} |
+| speech encoder | {names["frontend"]}, {where} |
 | adapter | `adapter.safetensors`, {type(model.encoder.adapter).__name__} |
-| LLM | `{Path(sources["llm"]["path"]).name}`, in `llm`, {dtype} |
+| LLM | {names["llm"]}, in `llm`, {dtype} |
 
-Trained: {trained}. Prompt: `{prompt["template"]}`.
+Trained: {trained}. Prompt: {code_span(prompt["template"])}.
 
     lst-translate --checkpoint DIRECTORY audio.wav
     fairseq-generate DATA --user-dir $(lst-translate --user-dir) --task lst_st --path DIRECTORY --gen-subset tst-COMMON

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils, utils
 
+from lst_fairseq import register
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, audio_info, read_segment, segment_samples
 from lst_fairseq.data.prompt import COT_TASK, DEFAULT_TASK, Prompt, collate_prompts
+from lst_fairseq.utils.checkpoint_files import check_checkpoint
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class Translator:
         target_lang: str | None = None,
     ):
         overrides = {"speech_encoder": speech_encoder, "llm": llm}
-        if not Path(checkpoint).exists():
-            raise FileNotFoundError(f"{checkpoint}: no such checkpoint; check the path and give the right one")
+        check_checkpoint(checkpoint)
+        register()
         state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
         if getattr((state.get("cfg") or {}).get("task"), "_name", None) != "lst_st":
             raise ValueError(f"{checkpoint}: not a checkpoint of the task lst_st; train one with --task lst_st")

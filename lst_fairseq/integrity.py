@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lst_fairseq.errors import CheckpointError
 
 try:
@@ -224,6 +222,8 @@ def check_state(state: Any) -> None:
     Raises:
         TypeError, KeyError: one is of another type, or missing.
     """
+    import torch  # whose import the rest of this module does without
+
     kinds = {"optimizer_history": list, "model": dict, "extra_state": dict, "task_state": dict, "lst_shards": str}
     if not isinstance(state, dict) or "optimizer_history" not in state:
         raise KeyError("optimizer_history")

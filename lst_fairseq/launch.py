@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from fairseq_cli import train
+from lst_fairseq import register
 
 HELP = """usage: torchrun ... -m lst_fairseq.launch ARGUMENTS-OF-FAIRSEQ-TRAIN
        srun ... python -m lst_fairseq.launch ARGUMENTS-OF-FAIRSEQ-TRAIN
@@ -100,6 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if "--cpu" in arguments and "--distributed-backend" not in arguments:
         flags += ["--distributed-backend", "gloo"]
+    register()
+    from fairseq_cli import train
+
     sys.argv = ["fairseq-train", *arguments, *flags]
     _log_as_fairseq_train()
     train.cli_main()

@@ -15,20 +15,25 @@ import shutil
 import struct
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
 import omegaconf
 import torch
-from fairseq import checkpoint_utils, file_io, trainer
+from fairseq import checkpoint_utils, file_io, models, trainer
 from fairseq.data import iterators
 from fairseq.data.dictionary import Dictionary
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
+from lst_fairseq import run_patches
+from lst_fairseq.checkpoints import loading
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.integrity import Damaged, check_records, check_state
+from lst_fairseq.utils.checkpoint_files import incomplete, refused
+from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ UNREADABLE = (
     *(EOFError, RuntimeError, KeyError, IndexError, TypeError, AttributeError, ValueError, AssertionError, OSError),
     *(ArithmeticError, MemoryError, struct.error, omegaconf.errors.OmegaConfBaseException),
 )
+
+
 def allow_checkpoint_types() -> None:
     """Let torch >= 2.6 read fairseq's checkpoints with weights only (checkpoint_utils.py:352 calls torch.load plainly).
 
@@ -76,11 +83,7 @@ def readable_checkpoint(path: str) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
-            f"could run code ({reason}); use a checkpoint that fairseq-train wrote with this plugin"
-        ) from None
+        raise refused(path, error) from None
     except CheckpointError:
         raise
     except Damaged as error:
@@ -91,11 +94,7 @@ def readable_checkpoint(path: str) -> Iterator[None]:
     except UNREADABLE as error:
         if getattr(error, "filename", None):  # cannot be opened, and says which
             raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
-            f"({reason}); use an earlier one from the same folder"
-        ) from None
+        raise incomplete(path, error) from None
 
 
 def name_unreadable_checkpoints() -> None:
@@ -132,6 +131,21 @@ def read_directories(
         return assemble(path, load(path, arg_overrides, *args, **kwargs))
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def import_no_more_models() -> None:
+    """Keep ``--user-dir`` from importing each file of ``lst_fairseq/models`` (utils.py:503).
+
+    The plugin has registered its model by then, and some of them import all of transformers.
+    """
+    import_models = models.import_models
+
+    @functools.wraps(import_models)
+    def import_models_of_others(models_dir: str, namespace: str) -> None:
+        if namespace != "lst_fairseq.models":
+            import_models(models_dir, namespace)
+
+    models.import_models = import_models_of_others
 
 
 def refuse_directory(filename: str) -> None:
@@ -229,6 +243,19 @@ def _failed_write(filename: str, error: Exception) -> CheckpointError:
         "the checkpoints written before are untouched: free some space, or set another --save-dir, "
         "and run the same command again to go on"
     )
+
+
+def save_alone(state: dict[str, Any], path: Path) -> None:
+    """Save a checkpoint to a folder that others may write to: until it is complete, under a name of this process's own.
+
+    Raises:
+        CheckpointError: it cannot be written; names ``path``.
+    """
+    with replacing(path) as beside:
+        try:
+            checkpoint_utils.torch_persistent_save(state, str(beside))
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(beside), str(path))) from error
 
 
 def copy_checkpoints_atomically() -> None:
@@ -343,6 +370,7 @@ def share_no_missing_parameters() -> None:
 def apply() -> None:
     """Apply every repair, once in a process."""
     allow_checkpoint_types()
+    loading.install()
     name_unreadable_checkpoints()
     name_misfitting_checkpoints()
     explain_failed_saves()
@@ -351,3 +379,4 @@ def apply() -> None:
     count_real_batches()
     resume_on_other_processes()
     share_no_missing_parameters()
+    run_patches.apply()

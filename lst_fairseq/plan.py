@@ -20,7 +20,6 @@ import torch
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Wav2Vec2Config
 
-from lst_fairseq.cli import positive
 from lst_fairseq.memory import ADAM_STATES, ATTENTION, PACKED_ATTENTION, Batch, estimates
 from lst_fairseq.models.adapters import build_adapter
 from lst_fairseq.models.checkpoint import MODULES, RECORD_KEY, CheckpointRecord, module_of
@@ -41,6 +40,7 @@ from lst_fairseq.models.lora import add_lora
 from lst_fairseq.models.lst import LstModel, frontend_options
 from lst_fairseq.models.pretrained import model_config
 from lst_fairseq.proposals import cheapest
+from lst_fairseq.utils.arguments import positive, positive_number
 
 #: Backbones of the paper's architectures: LLaMA-2 (Touvron et al., 2023) and wav2vec 2.0 large LV-60 with CTC.
 LLAMA_2 = {"vocab_size": 32_000, "max_position_embeddings": 4096, "tie_word_embeddings": False, "dtype": "float16"}
@@ -132,7 +132,8 @@ def _empty_llm(cfg: Any, config: PretrainedConfig, trained: Sequence[str]) -> Pr
     dtype = (config.dtype or torch.float32) if cfg.llm_dtype == "auto" else getattr(torch, cfg.llm_dtype)
     attention = attention_for(config, cfg.attn_implementation)
     attention = ATTENTION if attention == "flash_attention_2" else attention
-    llm = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    settings = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": False}
+    llm = AutoModelForCausalLM.from_config(config, **settings)
     if cfg.llm_gradient_checkpointing:
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if "lora" in trained:
@@ -251,17 +252,6 @@ def table(result: dict[str, Any]) -> str:
     else:
         lines.append("nothing fits, whatever the setting: take more GPUs, larger ones, or a smaller LLM")
     return "\n".join(lines)
-
-
-def positive_number(text: str) -> float:
-    """A flag's value that measures something."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
 
 
 def build_parser() -> argparse.ArgumentParser:

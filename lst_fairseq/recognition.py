@@ -13,13 +13,14 @@ import numpy as np
 import regex
 import torch
 from fairseq.data import Dictionary
-from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer
+from transformers import Wav2Vec2CTCTokenizer
 
+from lst_fairseq import register
 from lst_fairseq.data.audio import SAMPLE_RATE, read_segment
 from lst_fairseq.data.manifest import Row
 from lst_fairseq.data.preparation import PrepError, read_text
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend, encoder_fingerprint
-from lst_fairseq.models.pretrained import model_source
+from lst_fairseq.models.pretrained import OwnCodeError, ctc_source, load_tokenizer
 
 OPTIONS = FrontendOptions(ctc=True)
 #: Batches whose audio is read while the model works on an earlier one.
@@ -48,7 +49,9 @@ def model_labels(directory: Path) -> Labels:
         PrepError: there is none.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = load_tokenizer(directory, "--speech-encoder")
+    except OwnCodeError as error:
+        raise PrepError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise PrepError(
@@ -97,23 +100,19 @@ class Transcriber:
     Args:
         path: directory, hub id or fairseq file.
         dictionary: for a fairseq file.
-        device: where it runs.
+        device: where it runs, as torch.device takes it; a GPU if there is one by default.
         half: in fp16.
 
     Raises:
         ValueError: there is no such model, no CTC head, or the labels are not its own.
     """
 
-    def __init__(self, path: str, dictionary: Path | None, device: torch.device, half: bool):
-        source = model_source(path, "--speech-encoder")
-        if source.is_file():
-            self.labels = dictionary_labels(dictionary or source.with_name("dict.ltr.txt"))
-        elif dictionary is not None:
-            raise PrepError(f"--dict {dictionary}: is for fairseq files; {path} is a directory, which has a tokenizer")
-        else:
-            self.labels = model_labels(source)
+    def __init__(self, path: str, dictionary: Path | None, device: str | None = None, half: bool = False):
+        source, dictionary = ctc_source(path, dictionary)
+        register()
+        self.labels = model_labels(source) if dictionary is None else dictionary_labels(dictionary)
         self.path = path
-        self.device = device
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.half = half
         #: What transcripts depend on: weights, settings, labels.
         self.key = _hash([encoder_fingerprint(path, OPTIONS), self.labels.key, str(half)])

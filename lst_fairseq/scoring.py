@@ -1,6 +1,7 @@
 """Scores of hypotheses against raw references, and the signature that says what each is a score of.
 
-BLEU, chrF2 and TER by sacreBLEU, word error rates by jiwer, COMET by its own package in an environment of its own.
+BLEU, chrF2 and TER by sacreBLEU, error rates of words and characters by jiwer, COMET by its own package in an
+environment of its own.
 
 References come from the manifest, never from the target dictionary that fairseq's own scorers read them back from.
 """
@@ -20,6 +21,7 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError
 from lst_fairseq.data.manifest import Row, audio_headers
+from lst_fairseq.languages import DEFAULT_TOKENIZER, base_language, is_spaceless, missing_tokenizer
 
 #: Before the description of the model, as JSON, in fairseq-generate's log.
 SIGNATURE = "lst signature: "
@@ -29,6 +31,9 @@ _HYPOTHESIS = re.compile(r"D-(\d+)\t([^\t]*)\t(.*)", re.DOTALL)
 _SPEED = re.compile(r"Translated [\d,]+ sentences .*\(([\d.]+) sentences/s")
 _SEPARATORS = re.compile(r"[|:\s]+")
 _APOSTROPHES = str.maketrans("", "", "'’ʼ")
+#: Languages whose characters sacreBLEU's TER parts by itself, and the tokenisers of such.
+_SPLIT_BY_TER = ("zh", "ja")
+_SPACELESS_TOKENIZERS = ("zh", "ja-mecab", "char")
 
 # Runs in COMET's own environment: argument 1 is the checkpoint, 2 the sentences, 3 where the score goes.
 _COMET = """
@@ -162,18 +167,41 @@ def after_marker(texts: Sequence[str], marker: str) -> tuple[list[str], int]:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Score:
+def bleu_metric(tokenize: str) -> BLEU:
+    """sacreBLEU's BLEU with that tokeniser; ScoreError where a package or a model that it needs cannot be had."""
+    try:
+        return BLEU(tokenize=tokenize)
+    except (ImportError, RuntimeError, OSError, AssertionError, SystemExit) as error:
+        raise ScoreError(missing_tokenizer(tokenize, str(error))) from None
+
+
+def score(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    tokenize: str = DEFAULT_TOKENIZER,
+    language: str = "",
+) -> Score:
     """Corpus BLEU and chrF2 (mixed case) and TER (lower case) of hypotheses against one reference each.
 
-    ``tokenize`` is sacreBLEU's for BLEU: 13a, or zh, ja-mecab, ko-mecab for these target languages. TER counts words
-    between spaces, and characters where a language writes none (zh, ja-mecab, char).
+    Args:
+        tokenize: sacreBLEU's for BLEU; ``languages.tokenizer_for`` knows which.
+        language: code; TER counts the characters of one that writes no spaces. Empty: what the tokeniser is for.
     """
     if len(hypotheses) != len(references) or not references:
         raise ScoreError(f"{len(hypotheses)} hypotheses for {len(references)} references; one for each is needed")
-    spaceless = tokenize in ("zh", "ja-mecab", "char")
-    metrics = BLEU(tokenize=tokenize), CHRF(), TER(normalized=spaceless, asian_support=spaceless)
-    bleu, chrf, ter = (metric.corpus_score(hypotheses, [references]).score for metric in metrics)
-    return Score(bleu, chrf, ter, len(references), *(str(metric.get_signature()) for metric in metrics))
+    spaceless = is_spaceless(language) if language else tokenize in _SPACELESS_TOKENIZERS
+    metrics = bleu_metric(tokenize), CHRF(), TER(normalized=spaceless, asian_support=spaceless)
+    texts = [(hypotheses, references)] * len(metrics)
+    parted = bool(language) and spaceless and base_language(language) not in _SPLIT_BY_TER
+    if parted:
+        texts[-1] = tuple([" ".join(text) for text in sentences] for sentences in texts[-1])
+    scores = [
+        metric.corpus_score(said, [meant]).score for metric, (said, meant) in zip(metrics, texts, strict=True)
+    ]
+    signatures = [str(metric.get_signature()) for metric in metrics]
+    if parted:
+        signatures[-1] += "|chars:yes"
+    return Score(*scores, len(references), *signatures)
 
 
 def plain_words(text: str) -> str:
@@ -184,24 +212,43 @@ def plain_words(text: str) -> str:
 
 def word_error_rates(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Errors in 100 reference words, by jiwer: ``wer`` of :func:`plain_words`, ``wer_raw`` of the text as it is."""
-    return {
-        "wer": _word_error_rate([plain_words(text) for text in hypotheses], [plain_words(text) for text in references]),
-        "wer_raw": _word_error_rate(hypotheses, references),
-    }
+    plain = [[plain_words(text) for text in texts] for texts in (hypotheses, references)]
+    return {"wer": _error_rate(*plain, "words"), "wer_raw": _error_rate(hypotheses, references, "words")}
+
+
+def character_error_rates(hypotheses: Sequence[str], references: Sequence[str], language: str = "") -> dict[str, float]:
+    """Errors in 100 reference characters: ``cer`` of :func:`plain_words`, ``cer_raw`` of the text as it is.
+
+    Spaces count, one between two words, unless the language writes none.
+    """
+    between = "" if is_spaceless(language) else " "
+    raw = [[between.join(text.split()) for text in texts] for texts in (hypotheses, references)]
+    plain = [[between.join(plain_words(text).split()) for text in texts] for texts in (hypotheses, references)]
+    return {"cer": _error_rate(*plain, "characters"), "cer_raw": _error_rate(*raw, "characters")}
+
+
+def transcript_error_rates(
+    hypotheses: Sequence[str], references: Sequence[str], language: str = ""
+) -> dict[str, float]:
+    """What transcripts are scored by: errors of words, where the language parts them by spaces, and of characters."""
+    words = {} if is_spaceless(language) else word_error_rates(hypotheses, references)
+    return words | character_error_rates(hypotheses, references, language)
 
 
 def by_duration(
     hypotheses: Sequence[str],
     references: Sequence[str],
     seconds: Sequence[float | None],
-    tokenize: str = "13a",
+    tokenize: str = DEFAULT_TOKENIZER,
     word_errors: bool = False,
+    language: str = "",
 ) -> dict[str, dict[str, float]]:
     """BLEU of the segments of each duration: ``{"0-5": {"segments": 120, "bleu": 31.2}, ...}``, without empty bins.
 
-    ``seconds`` holds each segment's length, None for one without audio. ``word_errors`` adds ``wer``.
+    ``seconds`` holds each segment's length, None for one without audio. ``word_errors`` adds ``wer`` and ``cer``, as
+    :func:`transcript_error_rates` has them for the language.
     """
-    bleu = BLEU(tokenize=tokenize)
+    bleu = bleu_metric(tokenize)
     bins: dict[str, dict[str, float]] = {}
     for low, high in zip(DURATION_BINS, (*DURATION_BINS[1:], float("inf")), strict=True):
         at = [i for i, length in enumerate(seconds) if length is not None and low <= length < high]
@@ -211,7 +258,8 @@ def by_duration(
         name = f"{low}-{high}" if high in DURATION_BINS else f"{low}+"
         bins[name] = {"segments": len(at), "bleu": bleu.corpus_score(said, [meant]).score}
         if word_errors and any(plain_words(text) for text in meant):
-            bins[name]["wer"] = word_error_rates(said, meant)["wer"]
+            rates = transcript_error_rates(said, meant, language)
+            bins[name] |= {key: rates[key] for key in ("wer", "cer") if key in rates}
     return bins
 
 
@@ -312,18 +360,23 @@ def _log_lines(path: str | Path) -> list[str]:
         raise ScoreError(f"--log {path}: no such file; give what fairseq-generate wrote to standard error") from None
 
 
-def _word_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+def _error_rate(hypotheses: Sequence[str], references: Sequence[str], unit: str) -> float:
+    """Errors in 100 ``words`` or ``characters`` of the references."""
     try:
         import jiwer
     except ImportError:
-        raise ScoreError("word error rates need jiwer: pip install 'jiwer>=3'") from None
-    # jiwer takes no empty reference; every word said there is one too many.
+        raise ScoreError("error rates of transcripts need jiwer: pip install 'jiwer>=3'") from None
+    process, parts = {
+        "words": (jiwer.process_words, str.split),
+        "characters": (jiwer.process_characters, list),
+    }[unit]
+    # jiwer takes no empty reference; all that is said there is too much.
     pairs = [(reference, said) for reference, said in zip(references, hypotheses, strict=True) if reference.strip()]
     if not pairs:
         raise ScoreError("no word error rate: no reference holds a word; check the manifest's tgt_text")
     silent = (said for reference, said in zip(references, hypotheses, strict=True) if not reference.strip())
-    counts = jiwer.process_words([reference for reference, _ in pairs], [said for _, said in pairs])
-    errors = counts.substitutions + counts.deletions + counts.insertions + sum(len(said.split()) for said in silent)
+    counts = process([reference for reference, _ in pairs], [said for _, said in pairs])
+    errors = counts.substitutions + counts.deletions + counts.insertions + sum(len(parts(said)) for said in silent)
     return 100 * errors / (counts.hits + counts.substitutions + counts.deletions)
 
 

@@ -13,20 +13,7 @@ from lst_fairseq.models.decoder import LlmDecoder
 #: Tokens of which the best one is found first, before any are sorted.
 CLASS_SIZE = 32
 
-#: Flags of fairseq-generate that make no sense for speech or an LLM, and why.
-UNSUPPORTED = {
-    "print_alignment": "an LLM has no attention from target to source that could be printed",
-    "match_source_len": "speech is counted in samples, and its translation in tokens",
-}
-
 Hypothesis = dict[str, Tensor]
-
-
-def check_flags(args: Any) -> None:
-    """Raise a ValueError that says why if one of ``UNSUPPORTED`` is set in fairseq's settings of generation."""
-    for flag, reason in UNSUPPORTED.items():
-        if getattr(args, flag, None):
-            raise ValueError(f"--{flag.replace('_', '-')}: {reason}; leave the flag out")
 
 
 def best_of_rows(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -68,6 +55,8 @@ class BeamSearchGenerator(SequenceGenerator):
     ) -> list[list[Hypothesis]]:
         if prefix_tokens is None and constraints is None and bos_token is None and self._is_plain():
             return self._beam_search(sample["net_input"])
+        # fairseq takes a sentence's id for its place in the batch (search.py:649, diverse search).
+        sample = {name: value for name, value in sample.items() if name != "id"}
         return super()._generate(sample, prefix_tokens, constraints, bos_token)
 
     def _is_plain(self) -> bool:

@@ -1,4 +1,7 @@
-"""The task ``lst_st``: fairseq's speech_to_text with raw waveforms, an LLM's vocabulary and a prompt."""
+"""The task ``lst_st``: fairseq's speech_to_text with raw waveforms, an LLM's vocabulary and a prompt.
+
+What needs transformers is imported where it is used: it takes seconds, and ``fairseq-train --help`` imports this file.
+"""
 
 import json
 import logging
@@ -12,8 +15,6 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import BaseFairseqModel
 from fairseq.tasks import FairseqTask, register_task
 from fairseq.tasks.speech_to_text import SpeechToTextTask
-from torch.distributed.fsdp import FSDPModule
-from transformers import AutoTokenizer
 
 from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_samples
 from lst_fairseq.data.data_cfg import LstDataConfig
@@ -24,11 +25,11 @@ from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
 from lst_fairseq.data.sampling import sampled, sampled_sizes
+from lst_fairseq.generation_flags import check_flags, check_shards
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import in_words, model_config, model_directory
+from lst_fairseq.models.pretrained import OwnCodeError, in_words, load_tokenizer, model_config, model_directory
 from lst_fairseq.scoring import SIGNATURE
-from lst_fairseq.search import BeamSearchGenerator, check_flags
 from lst_fairseq.task_config import MAX_SOURCE_SECONDS, LstTaskConfig
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,9 @@ class LstTask(SpeechToTextTask):
         directory = model_directory(self.cfg.llm, "--llm")
         n_logits = model_config(directory, "--llm").get_text_config().vocab_size
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            tokenizer = load_tokenizer(directory, "--llm")
+        except OwnCodeError:
+            raise
         except Exception as error:  # tokenizers, which is Rust, raises Exception itself
             raise ValueError(
                 f"--llm {directory}: no tokenizer that transformers can read; give the directory of an LLM with its "
@@ -119,6 +122,7 @@ class LstTask(SpeechToTextTask):
         )
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        check_shards(cfg)
         return FairseqTask.build_criterion(self, cfg, from_checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,6 +153,11 @@ class LstTask(SpeechToTextTask):
         """
         names = split.split(",")
         is_train = names[0].startswith("train")
+        if len(names) > 1 and (not is_train or "task_cfg" in kwargs):  # as fairseq-generate and -validate give it
+            raise ValueError(
+                f"{split}: the lines of both subsets would have the same numbers, and their hypotheses the same ids; "
+                "give one subset a run"
+            )
         if is_train and not all(name.startswith("train") for name in names):
             raise ValueError(f"{split}: training splits have names like train*, and none of them may be another kind")
         datasets: list[FairseqDataset] = [self._load_split(name) for name in names]
@@ -270,6 +279,8 @@ class LstTask(SpeechToTextTask):
         self, models: list[BaseFairseqModel], args: Any, seq_gen_cls: Any = None, extra_gen_cls_kwargs: Any = None
     ) -> Any:
         """fairseq's generator. ``--max-len-a`` counts tokens per second of speech (fairseq would count samples)."""
+        from lst_fairseq.search import BeamSearchGenerator
+
         check_flags(args)
         if self.cfg.no_cuda_graphs:
             for model in models:
@@ -287,9 +298,11 @@ class LstTask(SpeechToTextTask):
     def begin_epoch(self, epoch: int, model: BaseFairseqModel) -> None:
         """Make sure that all processes train the same model: legacy_ddp broadcasts no initial parameters."""
         super().begin_epoch(epoch, model)
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()) or isinstance(
-            model, FSDPModule
-        ):
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(model, FSDPModule):
             return
         trained = [p.detach().double().sum() for p in model.parameters() if p.requires_grad]
         mine = torch.stack(trained).sum()

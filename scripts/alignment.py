@@ -19,18 +19,21 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq import collapse
-from lst_fairseq.alignment import attention_over_speech, encode, measure, nearest_tokens, spread_rows
-from lst_fairseq.alignment_page import heat_map, page, table, token_strip
+from lst_fairseq import register
 from lst_fairseq.data.audio import AudioError
-from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
-from lst_fairseq.inference import DecodingOptions, Translator
-from lst_fairseq.models.llm import embedding_outputs
+from lst_fairseq.errors import CheckpointError
+from lst_fairseq.models.pretrained import check_moved
+from lst_fairseq.utils.arguments import device_name
+from lst_fairseq.utils.checkpoint_files import check_checkpoint
+from lst_fairseq.utils.files import file_errors_in_one_line
+
+if TYPE_CHECKING:
+    from lst_fairseq.inference import Translator
 
 
 def names(checkpoints: list[Path]) -> list[str]:
@@ -44,9 +47,13 @@ def names(checkpoints: list[Path]) -> list[str]:
 
 
 def look(
-    translator: Translator, name: str, rows: list[Row], args: argparse.Namespace
+    translator: "Translator", name: str, rows: list[Row], args: argparse.Namespace
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures of one checkpoint, and its pictures."""
+    from lst_fairseq.alignment import attention_over_speech, encode, measure, nearest_tokens, spread_rows
+    from lst_fairseq.alignment_page import heat_map, token_strip
+    from lst_fairseq.models.llm import embedding_outputs
+
     utterances = list(encode(translator, rows, args.batch_size))
     figures = {"checkpoint": name, **measure(utterances, args.candidates, args.seed)}
     shown = spread_rows(rows, args.pictures) if args.pictures else []
@@ -70,7 +77,46 @@ def look(
     return figures, pictures
 
 
-def main(argv: list[str] | None = None) -> None:
+def measured_checkpoints(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Figures of each checkpoint, which are printed as they come, and pictures of all."""
+    register()
+    from lst_fairseq import collapse
+    from lst_fairseq.alignment import spread_rows
+    from lst_fairseq.alignment_page import table
+    from lst_fairseq.data.data_cfg import LstDataConfig
+    from lst_fairseq.inference import DecodingOptions, Translator
+
+    measured, pictures = [], []
+    root = LstDataConfig(args.data / "config.yaml").audio_root
+    manifest = args.data / f"{args.split}.tsv"
+    rows = spread_rows(read_manifest(manifest, root).rows, args.segments)
+    if len(rows) < 2:
+        raise ManifestError(f"{manifest}: fewer than two segments with audio and a transcript (src_text)")
+    options = DecodingOptions(beam=1, max_len_b=args.max_len)
+    for checkpoint, name in zip(args.checkpoints, names(args.checkpoints), strict=True):
+        translator = Translator(checkpoint, args.speech_encoder, args.llm, args.device, options=options)
+        figures, drawn = look(translator, name, rows, args)
+        measured.append(figures)
+        pictures += drawn
+        heads, values = table([figures])
+        print(", ".join(f"{head} {value}" for head, value in zip(heads, values, strict=True)), flush=True)
+        if warning := collapse.warning(figures["variation"]):
+            print(f"warning: {name}: {warning}", file=sys.stderr, flush=True)
+    return measured, pictures
+
+
+def check_inputs(args: argparse.Namespace) -> None:
+    """Raise what a checkpoint, model or manifest is refused for, as far as a look at it tells."""
+    for checkpoint in args.checkpoints:
+        check_checkpoint(checkpoint)
+    check_moved(args.speech_encoder, args.llm)
+    manifest = args.data / f"{args.split}.tsv"
+    if not manifest.exists():
+        read_manifest(manifest)  # which says so
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of fairseq-train, or exported")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the manifests")
@@ -89,31 +135,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="segments at once (default: %(default)s)")
     parser.add_argument("--speech-encoder", metavar="DIR", help="where the frontend lies now, if it has moved")
     parser.add_argument("--llm", metavar="DIR", help="where the LLM lies now, likewise")
-    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
+    return parser
+
+
+@file_errors_in_one_line
+def main(argv: list[str] | None = None) -> None:
+    parser = build_parser()
     args = parser.parse_args(argv)
     for name, least in (("segments", 2), ("candidates", 2), ("pictures", 0), ("batch_size", 1)):
         if getattr(args, name) < least:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: give {least} or more")
 
-    measured, pictures = [], []
     try:
-        root = LstDataConfig(args.data / "config.yaml").audio_root
-        manifest = args.data / f"{args.split}.tsv"
-        rows = spread_rows(read_manifest(manifest, root).rows, args.segments)
-        if len(rows) < 2:
-            raise ManifestError(f"{manifest}: fewer than two segments with audio and a transcript (src_text)")
-        options = DecodingOptions(beam=1, max_len_b=args.max_len)
-        for checkpoint, name in zip(args.checkpoints, names(args.checkpoints), strict=True):
-            translator = Translator(checkpoint, args.speech_encoder, args.llm, args.device, options=options)
-            figures, drawn = look(translator, name, rows, args)
-            measured.append(figures)
-            pictures += drawn
-            heads, values = table([figures])
-            print(", ".join(f"{head} {value}" for head, value in zip(heads, values, strict=True)), flush=True)
-            if warning := collapse.warning(figures["variation"]):
-                print(f"warning: {name}: {warning}", file=sys.stderr, flush=True)
-    except (ManifestError, AudioError, FileNotFoundError, ValueError) as error:
+        check_inputs(args)
+        measured, pictures = measured_checkpoints(args)
+    except (ManifestError, AudioError, OSError, ValueError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    from lst_fairseq.alignment_page import page
+
     args.out.mkdir(parents=True, exist_ok=True)
     with atomic_text(args.out / "alignment.json") as file:
         json.dump({"split": args.split, "checkpoints": measured}, file, indent=1)

@@ -15,10 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from fairseq import checkpoint_utils
-
-from lst_fairseq.averaging import average, last_checkpoints
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq import register
+from lst_fairseq.errors import CheckpointError
+from lst_fairseq.utils.checkpoint_files import check_checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,8 +35,14 @@ def main(argv: list[str] | None = None) -> None:
     if number is not None and number < 1:
         parser.error(f"{number} checkpoints: give 1 or more")
     try:
+        for path in [] if folder else args.inputs:
+            check_checkpoint(path)
+        register()
+        from lst_fairseq.averaging import average, last_checkpoints
+        from lst_fairseq.patches import save_alone
+
         paths = last_checkpoints(args.inputs[0], number, args.last is None) if folder else args.inputs
-        checkpoint_utils.torch_persistent_save(average(paths), str(args.out))
+        save_alone(average(paths), args.out)
     except (CheckpointError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"written: {args.out}, the mean of {', '.join(path.name for path in paths)}")

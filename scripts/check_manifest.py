@@ -13,6 +13,9 @@ lines of each are named. Manifests whose name begins with "train" are compared w
     warning  worth a look: much of it is normal in small numbers ("OK." is "OK." in most languages)
     note     handled when the data is read
 
+Audio is refused as training would: missing, cut short, more than the header tells of. Mono wav costs a header a file;
+compressed files are read to their end, and segments of several channels decoded: --headers-only leaves that out.
+
 Exit status: 1 if there is any error, else 0.
 """
 
@@ -26,18 +29,24 @@ import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
 
+from tqdm import tqdm
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, segment_samples
-from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, atomic_text, audio_headers
+from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, in_opposite_phase, segment_samples
+from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, atomic_text, audio_headers, unescaped
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 LEVELS = ("error", "warning", "note")
+TOLD_BEFORE = ("beyond the end", "empty segment")
+OPPOSITE_PHASE = "channels in opposite phase, of which the loudest is read alone"
 #: Ratios of lengths mean nothing where the longer text has fewer characters.
 SHORT_TEXT = 20
 # Control characters without the tab, which no field can hold, and what has no width or turns the writing direction.
@@ -116,10 +125,11 @@ class Report:
 def rows(report: Report) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and columns of every line that can be split into columns; the others are findings."""
     try:
-        lines = read_text(report.path, "prepare the data first or check the path").split("\n")
+        text = read_text(report.path, "prepare the data first or check the path")
     except PrepError as error:
         report.add("error", "cannot be read", 1, str(error).removeprefix(f"{report.path}: "))
         return
+    lines = check_backslashes(report, text).split("\n")
     names = lines[0].removesuffix("\r").split("\t")
     missing = [column for column in REQUIRED_COLUMNS if column not in names]
     doubled = [column for column, times in Counter(names).items() if times > 1]
@@ -136,6 +146,22 @@ def rows(report: Report) -> Iterator[tuple[int, dict[str, str]]]:
             yield number, dict(zip(names, fields, strict=True))
         else:
             report.add("error", "wrong number of fields", number, f"{len(fields)} where the header has {len(names)}")
+
+
+def check_backslashes(report: Report, text: str) -> str:
+    """Findings about backslashes before quotes and backslashes; returns the text as it is read, without them or not."""
+    plain, changed = unescaped(text)
+    lines = text.split("\n")
+    for number in changed:
+        kind = "a backslash before each quote and backslash, taken off when it is read"
+        report.add("note", kind, number, lines[number - 1])
+    if not changed and "\\" in text:
+        for number, line in enumerate(lines, start=1):
+            if '\\"' in line:
+                report.add("warning", "a backslash before a quote, but not before each in the file", number, line)
+            elif "\\\\" in line:
+                report.add("warning", "a backslash before a backslash", number, line)
+    return plain
 
 
 def check_text(report: Report, number: int, column: str, text: str) -> None:
@@ -219,10 +245,10 @@ def read(report: Report, audio_root: str, factor: float) -> dict[int, int]:
     return stated
 
 
-def check_audio(report: Report, stated: dict[int, int]) -> None:
-    """Findings in the headers of the audio files."""
+def check_audio(report: Report, stated: dict[int, int], headers_only: bool) -> None:
+    """Findings in the audio files, or in their headers alone."""
     paths = {line.segment.path for line in report.lines if line.segment}
-    headers = audio_headers(sorted(paths), f"{report.path.name}: audio headers")
+    headers = audio_headers(sorted(paths), f"{report.path.name}: audio files", whole_files=not headers_only)
     report.files = len(paths)
     for line in report.lines:
         if line.segment is None:
@@ -243,6 +269,31 @@ def check_audio(report: Report, stated: dict[int, int]) -> None:
         if line.number in stated and stated[line.number] != frames:
             detail = f"{stated[line.number]}, the audio has {frames}"
             report.add("warning", "n_frames disagrees with the audio", line.number, detail)
+    if not headers_only:
+        check_phase(report, headers)
+
+
+def check_phase(report: Report, headers: dict[str, AudioInfo | AudioError]) -> None:
+    """Findings in segments of several channels, which are decoded for it."""
+
+    def cancels(line: Line) -> bool | AudioError:
+        try:
+            return in_opposite_phase(line.segment)
+        except AudioError as error:
+            return error
+
+    lines = [line for line in report.lines if line.segment and _channels(headers[line.segment.path]) > 1]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        results = tqdm(pool.map(cancels, lines), f"{report.path.name}: channels", len(lines), delay=2, leave=False)
+        for line, found in zip(lines, results, strict=True):
+            if found is True:
+                report.add("warning", OPPOSITE_PHASE, line.number, str(line.segment))
+            elif isinstance(found, AudioError) and found.reason not in TOLD_BEFORE:
+                report.add("error", found.reason, line.number, str(found))
+
+
+def _channels(header: AudioInfo | AudioError) -> int:
+    return header.channels if isinstance(header, AudioInfo) else 0
 
 
 def _frames(segment: Segment, header: AudioInfo) -> int:
@@ -319,11 +370,14 @@ def find_manifests(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(manifests))
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST", help="files, or folders with .tsv files")
     parser.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
     parser.add_argument("--no-audio", action="store_true", help="do not open audio files: texts, ids, overlap only")
+    about = "neither read compressed files to their end nor decode those of several channels: much faster"
+    parser.add_argument("--headers-only", action="store_true", help=about)
     parser.add_argument("--show", type=int, default=5, metavar="N", help="lines to name of each kind (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
     parser.add_argument(
@@ -341,7 +395,7 @@ def main(argv: list[str] | None = None) -> int:
         report = Report(path, args.show)
         stated = read(report, args.audio_root, args.max_length_ratio)
         if not args.no_audio:
-            check_audio(report, stated)
+            check_audio(report, stated, args.headers_only)
         reports.append(report)
     others = [report for report in reports if not is_train(report.path.stem)]
     for train in reports:

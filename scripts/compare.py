@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 from lst_fairseq.comparison import ComparisonError, compare, line, machine, read_scores, versions
 from lst_fairseq.comparison_report import markdown, page, verdicts
 from lst_fairseq.data.manifest import atomic_text
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
 def parse_pair(text: str) -> tuple[str, str]:
@@ -54,6 +55,7 @@ def training_logs(systems: list[dict[str, object]], given: list[tuple[str, str]]
     return logs
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", type=Path, nargs="+", metavar="SCORE.json", help="score files, in the table's order")

@@ -12,20 +12,32 @@ path and fingerprint, and --speech-encoder says where it lies when the directory
 
 import argparse
 import sys
+from pathlib import Path
 
-from lst_fairseq.export import DTYPES, export
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
+
+from lst_fairseq.models.pretrained import check_moved
+from lst_fairseq.utils.checkpoint_files import EXPORTED_DTYPES, check_absent, check_checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a checkpoint that fairseq-train wrote with --task lst_st")
     parser.add_argument("out", help="the directory to make")
-    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="type of the LLM's weights (float32)")
+    parser.add_argument(
+        "--dtype", choices=EXPORTED_DTYPES, default=EXPORTED_DTYPES[0], help="type of the LLM's weights (float32)"
+    )
     parser.add_argument("--with-frontend", action="store_true", help="copy the speech encoder too")
     parser.add_argument("--speech-encoder", help="where it lies now, if not where the checkpoint says")
     parser.add_argument("--llm", help="where it lies now, if not where the checkpoint says")
+    args = parser.parse_args(argv)
     try:
-        out = export(**vars(parser.parse_args(argv)))
+        check_absent(args.out)
+        check_checkpoint(args.checkpoint)
+        check_moved(args.speech_encoder, args.llm)
+        from lst_fairseq.export import export
+
+        out = export(**vars(args))
     except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"exported: {out}")

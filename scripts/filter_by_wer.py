@@ -6,7 +6,8 @@
     python scripts/filter_by_wer.py --manifest data/mustc-de/train.tsv --out data/mustc-de/train_100k.tsv \\
         --speech-encoder wav2vec_vox_960h_pl.pt --dict dict.ltr.txt --max-examples 100000
 
-Every segment with a transcript (src_text) is decoded greedily and compared with it, both without case and punctuation.
+Every segment with a transcript (src_text) is decoded greedily and compared with it, both without case and punctuation:
+by words, or by characters where src_lang (or the script, where that is empty) is one that writes no spaces.
 OUT.wer.tsv takes the columns id, wer, transcript, audio and decoder as they are found: a run that was interrupted goes
 on from there, and another threshold needs no new decoding (with another OUT, name the file by --wers). Segments without
 a transcript are left out, lines without audio are kept. Numbers written as digits, and words that nobody says, such as
@@ -22,18 +23,24 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jiwer
 import regex
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.audio import SAMPLE_RATE
-from lst_fairseq.data.manifest import Row, atomic_text, read_manifest
+from lst_fairseq.data.manifest import Row, atomic_text, read_manifest, unescaped
 from lst_fairseq.data.preparation import PrepError, is_train, read_text
-from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+from lst_fairseq.languages import is_spaceless, script_language
+from lst_fairseq.models.pretrained import ctc_source
+from lst_fairseq.utils.arguments import device_name, finite, positive, positive_number
+from lst_fairseq.utils.files import file_errors_in_one_line
+
+if TYPE_CHECKING:
+    from lst_fairseq.recognition import Transcriber
 
 COLUMNS = ("id", "wer", "transcript", "audio", "decoder")
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -50,10 +57,34 @@ def normalise(text: str) -> str:
     return _SEPARATORS.sub(" ", text).strip()
 
 
-def word_error_rate(reference: str, transcript: str) -> float | None:
-    """Word error rate of two texts after :func:`normalise`; None where the reference has no word."""
-    reference = normalise(reference)
-    return jiwer.wer(reference, normalise(transcript)) if reference else None
+def error_rate(reference: str, transcript: str, language: str = "") -> float | None:
+    """Error rate of two texts after :func:`normalise`; None where the reference has no word.
+
+    Of words, or of characters where the language writes no spaces; empty stands for what the reference's script says.
+    """
+    reference, transcript = normalise(reference), normalise(transcript)
+    if not reference:
+        return None
+    if by_characters(reference, language):
+        return jiwer.cer(reference.replace(" ", ""), transcript.replace(" ", ""))
+    return jiwer.wer(reference, transcript)
+
+
+def by_characters(reference: str, language: str) -> bool:
+    """Whether a transcript is compared character by character."""
+    return is_spaceless(language or script_language([reference]))
+
+
+def unit(rows: Sequence[Row]) -> str:
+    """What the error rates of rows count, in words."""
+    found = {by_characters(normalise(row.src_text), row.src_lang) for row in rows}
+    return {(False,): "word", (True,): "character"}.get(tuple(found), "word or character")
+
+
+def length(row: Row) -> int:
+    """Words of a row's transcript, or characters where these are compared."""
+    text = normalise(row.src_text)
+    return len(text.replace(" ", "")) if by_characters(text, row.src_lang) else len(text.split())
 
 
 def stored_transcripts(path: Path, key: str) -> dict[tuple[str, str], str]:
@@ -72,9 +103,11 @@ def stored_transcripts(path: Path, key: str) -> dict[tuple[str, str], str]:
 
 
 def measure(
-    rows: Sequence[Row], transcriber: Transcriber, path: Path, batch_seconds: float, workers: int
+    rows: Sequence[Row], transcriber: "Transcriber", path: Path, batch_seconds: float, workers: int
 ) -> dict[str, float | None]:
-    """Word error rate of each row by its id; what is not in the file yet is decoded and appended to it."""
+    """Error rate of each row by its id; what is not in the file yet is decoded and appended to it."""
+    from lst_fairseq.recognition import make_batches, read_ahead
+
     stored = stored_transcripts(path, transcriber.key)
     missing = [row for row in rows if (row.id, str(row.segment)) not in stored]
     if stored:
@@ -88,14 +121,14 @@ def measure(
             file.write("\t".join(COLUMNS) + "\n")
         for batch, waveforms in read_ahead(make_batches(missing, batch_seconds), workers):
             for row, transcript in zip(batch, transcriber.transcribe(waveforms), strict=True):
-                audio, rate = str(row.segment), word_error_rate(row.src_text, transcript)
+                audio, rate = str(row.segment), error_rate(row.src_text, transcript, row.src_lang)
                 stored[row.id, audio] = transcript
                 shown = "" if rate is None else f"{rate:.4f}"
                 file.write(f"{row.id}\t{shown}\t{transcript}\t{audio}\t{transcriber.key}\n")
             file.flush()
             progress.update(len(batch))
     # From the transcripts, since src_text may be another one by now.
-    return {row.id: word_error_rate(row.src_text, stored[row.id, str(row.segment)]) for row in rows}
+    return {row.id: error_rate(row.src_text, stored[row.id, str(row.segment)], row.src_lang) for row in rows}
 
 
 def choose(rates: dict[str, float], max_wer: float | None, max_examples: int | None) -> set[str]:
@@ -107,8 +140,9 @@ def choose(rates: dict[str, float], max_wer: float | None, max_examples: int | N
 
 
 def write_lines(manifest: Path, out: Path, lines: set[int]) -> None:
-    """Copy the header and the given lines of a manifest as they are, with all their columns."""
-    text = read_text(manifest, "").split("\n")
+    """Copy the header and the given lines of a manifest, with all their columns."""
+    # Of a file with backslashes before its quotes a part need not show that it is one.
+    text = unescaped(read_text(manifest, ""))[0].split("\n")
     with atomic_text(out) as file:
         for number, line in enumerate(text, start=1):
             if number == 1 or number in lines:
@@ -116,11 +150,11 @@ def write_lines(manifest: Path, out: Path, lines: set[int]) -> None:
 
 
 def summary(rows: Sequence[Row], rates: dict[str, float], kept: set[str]) -> str:
-    """Word error rate of all words, counts and hours by threshold, and what was kept."""
+    """Error rate of all words or characters, counts and hours by threshold, and what was kept."""
     hours = {row.id: row.n_samples / SAMPLE_RATE / 3600 for row in rows}
-    words = {row.id: len(normalise(row.src_text).split()) for row in rows}
-    overall = sum(rate * words[name] for name, rate in rates.items()) / sum(words.values())
-    lines = [f"word error rate {overall:.2%} of {len(rates)} segments, {sum(map(hours.get, rates)):.2f} h"]
+    lengths = {row.id: length(row) for row in rows}
+    overall = sum(rate * lengths[name] for name, rate in rates.items()) / sum(lengths.values())
+    lines = [f"{unit(rows)} error rate {overall:.2%} of {len(rates)} segments, {sum(map(hours.get, rates)):.2f} h"]
     for threshold in THRESHOLDS:
         names = [name for name, rate in rates.items() if rate <= threshold]
         lines.append(f"  up to {threshold:4.0%}: {len(names):8d} segments {sum(map(hours.get, names)):9.2f} h")
@@ -128,6 +162,7 @@ def summary(rows: Sequence[Row], rates: dict[str, float], kept: set[str]) -> str
     return "\n".join(lines)
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="training manifest with src_text")
@@ -136,14 +171,16 @@ def main(argv: list[str] | None = None) -> None:
         "--speech-encoder", required=True, help="model with a CTC head: directory, hub id in the cache, or fairseq .pt"
     )
     parser.add_argument("--dict", type=Path, help="dictionary of a .pt (default: dict.ltr.txt beside it)")
-    parser.add_argument("--max-wer", type=float, metavar="R", help="keep segments up to this rate, such as 0.3")
+    parser.add_argument("--max-wer", type=finite, metavar="R", help="keep segments up to this rate, such as 0.3")
     parser.add_argument("--max-examples", type=int, metavar="N", help="keep the N segments with the lowest rates")
     parser.add_argument("--wers", type=Path, metavar="FILE", help="word error rates (default: OUT with .wer.tsv)")
     parser.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
     parser.add_argument("--skip-bad-audio", action="store_true", help="leave out and count segments with broken audio")
-    parser.add_argument("--batch-seconds", type=float, default=160.0, help="of audio at once, padded (default: 160)")
-    parser.add_argument("--workers", type=int, default=8, help="threads that read audio (default: 8)")
-    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--batch-seconds", type=positive_number, default=160.0, help="of audio at once, padded (default: 160)"
+    )
+    parser.add_argument("--workers", type=positive, default=8, help="threads that read audio (default: 8)")
+    parser.add_argument("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
     parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     args = parser.parse_args(argv)
     filtered = args.max_wer is not None or args.max_examples is not None
@@ -151,16 +188,21 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--manifest {args.manifest}: only training data is filtered, whose name begins with train")
     if args.max_examples is not None and args.max_examples < 1:
         parser.error(f"--max-examples {args.max_examples}: has to be at least 1")
+    if any(character in args.audio_root for character in "\t\r\n"):
+        parser.error(f"--audio-root {args.audio_root!r}: has a tab or line break in it; rename the folder")
     if args.out.resolve() == args.manifest.resolve():
         parser.error("--out: has to be another file than --manifest, so that other thresholds can be tried")
     try:
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        ctc_source(args.speech_encoder, args.dict)
         rows = read_manifest(args.manifest, args.audio_root, skip_bad_audio=args.skip_bad_audio).rows
         spoken = [row for row in rows if not row.is_text]
         usable = [row for row in spoken if normalise(row.src_text)]
         if not usable:
             raise PrepError(f"{args.manifest}: no segment has a transcript; the column src_text is needed")
-        transcriber = Transcriber(args.speech_encoder, args.dict, device, args.fp16)
+        # PyTorch and transformers take seconds, which a wrong path need not wait for.
+        from lst_fairseq.recognition import Transcriber
+
+        transcriber = Transcriber(args.speech_encoder, args.dict, args.device, args.fp16)
         wers = args.wers or args.out.with_suffix(".wer.tsv")
         rates = measure(usable, transcriber, wers, args.batch_seconds, args.workers)
         kept = choose(rates, args.max_wer, args.max_examples)
@@ -172,7 +214,8 @@ def main(argv: list[str] | None = None) -> None:
     report = f"{args.out}: {len(lines)} of {len(rows)} lines"
     if filtered:
         untranscribed = len(spoken) - len(usable)
-        report += f"; left out: {len(usable) - len(kept)} by word error rate, {untranscribed} without a transcript"
+        by_rate = f"{len(usable) - len(kept)} by {unit(usable)} error rate"
+        report += f"; left out: {by_rate}, {untranscribed} without a transcript"
     print(report)
 
 

@@ -28,10 +28,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.audio import AudioError, AudioInfo
+from lst_fairseq.data.audio import AudioError, AudioInfo, Segment
 from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, write_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_text, stored_audio_headers, write_config
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 SPLITS = ("train", "dev", "test")
 _ESCAPED = re.compile(r"\\(.)")
@@ -174,7 +175,7 @@ def prepare_split(
             speakers.add(clip.speaker)
             yield {
                 "id": Path(clip.path).stem,
-                "audio": path,
+                "audio": str(Segment(path)),
                 "n_frames": info.frames,
                 "src_text": texts[0],
                 "tgt_text": texts[1],
@@ -192,6 +193,7 @@ def prepare_split(
     return report + (cleaner.summary(len(clips)) if cleaner else "")
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--covost", type=Path, required=True, help="folder with covost_v2.SRC_TGT*.tsv")

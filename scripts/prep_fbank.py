@@ -21,17 +21,16 @@ import argparse
 import csv
 import io
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import kaldi_native_fbank as knf
 import numpy as np
-import sentencepiece
-import torch
 import yaml
 from tqdm import tqdm
 
@@ -39,7 +38,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, read_segment
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest, write_manifest
-from lst_fairseq.models.frontends import SpeechFrontend, build_frontend
+from lst_fairseq.models.pretrained import model_source
+from lst_fairseq.utils.arguments import positive
+from lst_fairseq.utils.files import file_errors_in_one_line, replacing
+
+if TYPE_CHECKING:
+    from lst_fairseq.models.frontends import SpeechFrontend
 
 BINS = 80
 MIN_FRAMES, MAX_FRAMES = 5, 3000  # of a training segment, as in fairseq's recipe
@@ -54,6 +58,8 @@ def fbank(waveform: np.ndarray) -> np.ndarray:
 
     A waveform too short for MIN_FRAMES, on which the baseline's convolutions would fail, is lengthened by silence.
     """
+    import kaldi_native_fbank as knf
+
     options = knf.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
     options.frame_opts.dither = 0  # as torchaudio's, which fairseq calls; kaldi's own default is noise
@@ -79,14 +85,28 @@ def as_npy(features: np.ndarray) -> tuple[bytes, int]:
     return buffer.getvalue(), len(features)
 
 
-@torch.inference_mode()
-def encoded_by(frontend: SpeechFrontend, segments: list[Segment]) -> Iterator[tuple[bytes, int]]:
+def load_frontend(path: str) -> "SpeechFrontend":
+    """A speech encoder for features, on a GPU if there is one."""
+    # PyTorch and transformers take seconds, which filterbanks, or a wrong path, need not wait for.
+    import torch
+
+    from lst_fairseq import register
+    from lst_fairseq.models.frontends import build_frontend
+
+    register()
+    return build_frontend(path).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def encoded_by(frontend: "SpeechFrontend", segments: list[Segment]) -> Iterator[tuple[bytes, int]]:
     """As :func:`encoded_fbank` of each segment in order, with a speech encoder's output for features."""
+    import torch
+
     device = next(frontend.parameters()).device
     for start in range(0, len(segments), ENCODED_AT_ONCE):
         waveforms = [torch.from_numpy(read_segment(s)) for s in segments[start : start + ENCODED_AT_ONCE]]
         batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device)
-        features, lengths = frontend(batch, torch.tensor([len(w) for w in waveforms], device=device))
+        with torch.inference_mode():
+            features, lengths = frontend(batch, torch.tensor([len(w) for w in waveforms], device=device))
         for row, length in zip(features.float().cpu(), lengths.tolist(), strict=True):
             # As many as the baseline's convolutions need at least; what is added is silence.
             yield as_npy(np.pad(row[:length].numpy(), ((0, max(0, MIN_FRAMES - length)), (0, 0))))
@@ -117,16 +137,14 @@ def prepare_split(split: str, rows: list[Row], out: Path, encoded: Iterable[tupl
     """
     is_train = split.startswith("train")
     archive = out / f"{split}.zip"
-    partial = out / f"{split}.zip.partial"
     kept: list[dict[str, object]] = []
-    with StoredZip(partial) as stored:
+    with replacing(archive) as partial, StoredZip(partial) as stored:
         for row, (data, frames) in zip(rows, tqdm(encoded, split, len(rows), unit="seg"), strict=True):
             if is_train and not MIN_FRAMES <= frames <= MAX_FRAMES:
                 continue
             start = stored.add(f"{row.line}.npy", data)
             columns = {name: getattr(row, name) for name in COPIED_COLUMNS}
             kept.append({**columns, "audio": f"{archive.resolve()}:{start}:{len(data)}", "n_frames": frames})
-    os.replace(partial, archive)
     write_manifest(out / f"{split}.tsv", kept)
     if len(kept) < len(rows):
         count = f"{len(rows) - len(kept)} of {len(rows)}"
@@ -150,12 +168,17 @@ def prepare_transcripts(split: str, out: Path) -> list[str]:
 
 def prepare_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "") -> None:
     """Train OUT/spm.model on texts and write its pieces as OUT/dict.txt, fairseq's Dictionary; both with a suffix."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
+    import sentencepiece
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file,
+    ):
         file.writelines(text + "\n" for text in texts)
         file.flush()
         sentencepiece.SentencePieceTrainer.train(
             input=file.name,
-            model_prefix=str(out / f"spm{suffix}"),
+            model_prefix=str(Path(folder, "spm")),
             model_type="unigram",
             vocab_size=size,
             hard_vocab_limit=False,  # a small corpus may not have so many pieces
@@ -166,6 +189,9 @@ def prepare_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "")
             unk_id=3,
             minloglevel=2,
         )
+        for kind in ("vocab", "model"):
+            with replacing(out / f"spm{suffix}.{kind}") as beside:
+                shutil.copyfile(Path(folder, f"spm.{kind}"), beside)
     model = sentencepiece.SentencePieceProcessor(model_file=str(out / f"spm{suffix}.model"))
     pieces = (model.id_to_piece(i) for i in range(len(model)))
     with atomic_text(out / f"dict{suffix}.txt") as file:
@@ -192,16 +218,17 @@ def data_config(out: Path, time_mask: int, width: int = BINS, suffix: str = "") 
     }
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifests", type=Path, required=True, help="folder with SPLIT.tsv, from prep_mustc.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for all that is made")
     parser.add_argument("--splits", nargs="+", default=["train", "dev", "tst-COMMON"], help="with train")
-    parser.add_argument("--vocab-size", type=int, default=8000, help="sentencepiece pieces (default: 8000)")
+    parser.add_argument("--vocab-size", type=positive, default=8000, help="sentencepiece pieces (default: 8000)")
     parser.add_argument("--time-mask", type=int, default=100, help="SpecAugment's longest mask (default: 100 frames)")
     parser.add_argument("--asr-vocab-size", type=int, metavar="N", help="also prepare ASR, with so many pieces")
     parser.add_argument("--speech-encoder", metavar="PATH", help="its output instead of filterbanks (as --task lst_st)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: one a core)")
     args = parser.parse_args(argv)
     if "train" not in args.splits:
         parser.error("--splits: train has to be among them, its targets make the vocabulary")
@@ -209,11 +236,13 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     width = BINS
     try:
+        if args.speech_encoder:
+            model_source(args.speech_encoder, "--speech-encoder")
+        manifests = {split: read_manifest(args.manifests / f"{split}.tsv").rows for split in args.splits}
         frontend = None
         if args.speech_encoder:
-            frontend = build_frontend(args.speech_encoder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+            frontend = load_frontend(args.speech_encoder)
             width = frontend.output_dim
-        manifests = {split: read_manifest(args.manifests / f"{split}.tsv").rows for split in args.splits}
         for split, rows in manifests.items():
             if (args.out / f"{split}.tsv").exists():
                 print(f"{split}: there already")

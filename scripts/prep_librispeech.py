@@ -22,10 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.audio import AudioError
+from lst_fairseq.data.audio import AudioError, Segment
 from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, write_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_lines, stored_audio_headers, write_config
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")
 LANGUAGE = "en"
@@ -95,7 +96,7 @@ def prepare_split(data_root: Path, split: str, out: Path, cleaning: CleaningOpti
             seconds += duration
             yield {
                 "id": utterance.id,
-                "audio": utterance.audio,
+                "audio": str(Segment(utterance.audio)),
                 "n_frames": info.frames,
                 "src_text": text,
                 "tgt_text": text,
@@ -123,6 +124,7 @@ def find_splits(root: Path, wanted: list[str] | None) -> list[str]:
     return wanted or there
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

@@ -30,6 +30,7 @@ from lst_fairseq.data.audio import AudioError, AudioInfo
 from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, audio_headers, write_manifest
 from lst_fairseq.data.preparation import PrepError, is_train, read_lines, read_text, write_config
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 FIRST_SPLITS = ("train", "dev", "tst-COMMON", "tst-HE")
 REMEDY = "a split has SPLIT.yaml, SPLIT.en and SPLIT.LANG in its txt folder"
@@ -193,6 +194,7 @@ def find_data(root: Path, lang: str) -> Path:
     return data
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds en-LANG/")

@@ -18,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.comparison import ComparisonError, line, machine, read_scores, versions
 from lst_fairseq.data.manifest import atomic_text
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", type=Path, nargs="+", help="score files, in the order of the report")

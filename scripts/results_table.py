@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.comparison_report import section
+from lst_fairseq.utils.files import file_errors_in_one_line
 from scripts.markers import update
 
 BEGIN = "<!-- results: written by scripts/results_table.py -->"
@@ -38,6 +39,7 @@ def read_section(path: Path) -> str:
         sys.exit(f"error: {path}: not a results.json of scripts/compare.py ({error!r}); compare again")
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("readme", type=Path, metavar="README.md", help="the file with the two marker lines")

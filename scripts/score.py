@@ -9,8 +9,13 @@
     python scripts/score.py ... --comet models/wmt22-comet-da --comet-python ~/comet/bin/python
 
 Prints NAME: BLEU = ..., chrF2 = ..., TER = ... (N segments, signature ...), then the score by duration and the whole
-signature. Where all rows have the task asr, word error rates too: lower case without punctuation, and of the text as it
-is. Hypotheses that are missing, doubled or too many are an error, so that a score is always one of the whole split.
+signature. Where all rows have the task asr, error rates of words and characters too: lower case without punctuation,
+and of the text as it is. Hypotheses that are missing, doubled or too many are an error, so that a score is always one
+of the whole split.
+
+The tokeniser of BLEU follows the manifest's tgt_lang: zh, ja-mecab and ko-mecab for these languages, char for others
+that write no spaces, else 13a. Where a language writes no spaces, 13a is refused, TER counts characters, and
+transcripts have an error rate of characters alone.
 
 The JSON file holds the scores, the sentences and all that --extra gives. The signature takes corpus, split, beam and
 lenpen from there; scripts/compare.py shows train_seconds, trained_parameters, segments_per_second, saw (what the system
@@ -28,10 +33,12 @@ from sacrebleu.metrics import BLEU
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
+from lst_fairseq.languages import LANGUAGE_NEUTRAL, LanguageError, language_of, tokenizer_for
 from lst_fairseq.scoring import (
     Score,
     ScoreError,
     after_marker,
+    bleu_metric,
     by_duration,
     comet_score,
     full_signature,
@@ -41,13 +48,14 @@ from lst_fairseq.scoring import (
     read_speed,
     score,
     segment_seconds,
-    word_error_rates,
+    transcript_error_rates,
 )
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 # Entries of the JSON file that are worked out here.
 RESULTS = (
-    *("name", *Score.__dataclass_fields__, "wer", "wer_raw", "comet", "durations", "full_signature", "tokenize"),
-    *("after", "model", "sentences"),
+    *("name", *Score.__dataclass_fields__, "wer", "wer_raw", "cer", "cer_raw", "comet", "durations"),
+    *("full_signature", "tokenize", "after", "model", "sentences"),
 )
 
 
@@ -76,6 +84,21 @@ def print_triples(rows: list[Row], hypotheses: list[str], count: int) -> None:
         )
 
 
+def choose_tokenizer(args: argparse.Namespace, rows: list[Row], references: list[str]) -> tuple[str, str]:
+    """The language of the references, empty where it is not known, and sacreBLEU's tokeniser for it."""
+    codes = [row.tgt_lang or (row.src_lang if row.task == "asr" else "") for row in rows]
+    if args.tokenize:
+        bleu_metric(args.tokenize)  # where it cannot be had, that comes first
+    try:
+        # Characters and pieces of words fit any language.
+        if args.tokenize in LANGUAGE_NEUTRAL and len(set(codes)) > 1:
+            return "", args.tokenize
+        language = language_of(codes, references, args.target_lang)
+        return language, tokenizer_for(language, args.tokenize)
+    except LanguageError as error:
+        raise ScoreError(f"{args.manifest}: {error}") from None
+
+
 def scored(args: argparse.Namespace, rows: list[Row], hypotheses: list[str]) -> dict[str, object]:
     """Everything that goes into the JSON file, name first; prints the scores on the way."""
     name = args.name or args.hypotheses.stem
@@ -86,14 +109,19 @@ def scored(args: argparse.Namespace, rows: list[Row], hypotheses: list[str]) -> 
             print(f"{without} of {len(rows)} hypotheses lack {args.after!r}: scored as empty", file=sys.stderr)
         marked = after_marker(references, args.after)[0]
         references = [end if args.after.strip() in text else text for text, end in zip(references, marked, strict=True)]
-    result = score(hypotheses, references, args.tokenize)
-    content: dict[str, object] = {"name": name, **asdict(result), "tokenize": args.tokenize}
+    language, tokenize = choose_tokenizer(args, rows, references)
+    result = score(hypotheses, references, tokenize, language)
+    content: dict[str, object] = {"name": name, **asdict(result), "tokenize": tokenize}
     print(result.line(name))
 
     transcripts = all(row.task == "asr" for row in rows)
     if transcripts:
-        content |= word_error_rates(hypotheses, references)
-        print(f"  WER = {content['wer']:.2f} lower case without punctuation, {content['wer_raw']:.2f} as it is")
+        rates = transcript_error_rates(hypotheses, references, language)
+        content |= rates
+        for key in ("wer", "cer"):
+            if key in rates:
+                figures = f"{rates[key]:.2f} lower case without punctuation, {rates[f'{key}_raw']:.2f} as it is"
+                print(f"  {key.upper()} = {figures}")
     if args.comet:
         sources = [row.src_text for row in rows]
         content["comet"] = comet_score(args.comet, args.comet_python, sources, hypotheses, references)
@@ -102,7 +130,7 @@ def scored(args: argparse.Namespace, rows: list[Row], hypotheses: list[str]) -> 
     seconds, assumed = segment_seconds(args.manifest, rows, args.rate)
     if assumed:
         print(f"durations of {assumed} segments taken at 16 kHz: their audio is not here (see --rate)", file=sys.stderr)
-    durations = by_duration(hypotheses, references, seconds, args.tokenize, transcripts)
+    durations = by_duration(hypotheses, references, seconds, tokenize, transcripts, language)
     content["durations"] = durations
     parts = (f"{name} s {each['bleu']:.2f} ({each['segments']} segments)" for name, each in durations.items())
     print(f"  BLEU by duration: {', '.join(parts)}")
@@ -125,6 +153,7 @@ def scored(args: argparse.Namespace, rows: list[Row], hypotheses: list[str]) -> 
     return content
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="the TSV manifest that was translated")
@@ -141,7 +170,10 @@ def main(argv: list[str] | None = None) -> None:
         "--triples", type=int, default=0, metavar="N", help="print N source/hypothesis/reference triples"
     )
     parser.add_argument(
-        "--tokenize", default="13a", choices=sorted(BLEU.TOKENIZERS), help="tokeniser of BLEU (default: 13a)"
+        "--tokenize", choices=sorted(BLEU.TOKENIZERS), help="tokeniser of BLEU (default: by the target language)"
+    )
+    parser.add_argument(
+        "--target-lang", default="", metavar="CODE", help="language of segments whose manifest names none in tgt_lang"
     )
     parser.add_argument(
         "--after", metavar="MARKER", help="score what follows the last MARKER of hypothesis and reference"

@@ -10,23 +10,16 @@ counted. Train on both with --train-subset train,train_asr.
 """
 
 import argparse
-import csv
 import hashlib
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.manifest import ManifestError, read_manifest, write_manifest
+from lst_fairseq.data.manifest import ManifestError, read_columns, write_manifest
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 Rows = list[dict[str, str]]
-
-
-def read_rows(manifest: Path) -> Rows:
-    """All rows with their columns as they stand, checked as every manifest is."""
-    read_manifest(manifest, check_audio=False)
-    with open(manifest, encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def part(rows: Rows, fraction: float, seed: int) -> Rows:
@@ -44,6 +37,7 @@ def transcription(rows: Rows) -> Rows:
     ]
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="manifest to read")
@@ -55,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 < args.fraction <= 1:
         parser.error(f"--fraction {args.fraction}: give a number above 0, up to 1")
     try:
-        rows = read_rows(args.manifest)
+        rows = read_columns(args.manifest)
         kept = part(rows, args.fraction, args.seed)
         if args.asr:
             kept = transcription(kept)

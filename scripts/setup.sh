@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Set up everything lst-fairseq needs: torch, fairseq (without torchaudio), the plugin and its tools. Runs once in some five
-# minutes, half of it compiling fairseq, and in a second when nothing has changed since.
+# Set up everything lst-fairseq needs: torch, fairseq (without torchaudio), the plugin and its tools.
+# Runs once in some two minutes, besides the download of torch (PyPI's build for CUDA is some 3 GB),
+# and in a second when nothing has changed since.
 #
 #   bash scripts/setup.sh                                  # into .venv, or into the active environment
 #   PYTHON=python3.12 bash scripts/setup.sh                # .venv made with this interpreter
@@ -10,6 +11,10 @@
 #   an active virtualenv, or conda environment other than base, is used as it is;
 #   so is an active environment of any kind whose python already has torch >= 2.6 (a GPU build, say), and that torch is kept;
 #   otherwise .venv is made, and sees the system's torch if that is 2.6 or newer.
+# An importable fairseq >= 0.12.2 that is there is kept. Otherwise fairseq-fixed is installed, without
+# the compiled extensions that speech translation never calls (libbase, libnat and an alignment
+# binding, see scripts/fairseq_setup.py). For these, too, in three minutes more:
+#   pip install --force-reinstall --no-deps --no-build-isolation fairseq-fixed==0.12.3.1
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 case "${1:-}" in
@@ -22,8 +27,10 @@ FAIRSEQ=fairseq-fixed==0.12.3.1
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
 
 # --- where ------------------------------------------------------------------------------------------------------------
-has_torch() { # PYTHON: does it import torch >= 2.6?
-    "$1" -c 'import sys, torch; sys.exit(tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6))' 2>/dev/null
+has_torch() { # PYTHON: does it import torch >= 2.6, of which pip knows?
+    "$1" -c 'import torch
+from importlib.metadata import version
+raise SystemExit([int(part) for part in version("torch").split(".")[:2]] < [2, 6])' >/dev/null 2>&1
 }
 
 venv_options=()
@@ -38,7 +45,7 @@ else
     command -v "$base_python" >/dev/null || die "no $base_python here: install Python >= 3.10, or name one with PYTHON=..."
 fi
 
-stamp=$(cat "$LST_ROOT/setup.py" "${BASH_SOURCE[0]}" | hash_of)
+stamp=$(cat "$LST_ROOT/setup.py" "${BASH_SOURCE[0]}" "$LST_ROOT/scripts/fairseq_setup.py" | hash_of)
 if [[ $(cat "$env_dir/$SETUP_STAMP" 2>/dev/null) == "$stamp" && -x $env_dir/bin/fairseq-train ]]; then
     echo "set up already: $env_dir"
     exit 0
@@ -78,11 +85,25 @@ step() { # TEXT COMMAND...: run one step quietly, with a dot every five seconds;
     printf ' ok (%d s)\n' $((SECONDS - started))
 }
 py() { "$env_dir/bin/python" "$@"; }
-pip() { py -m pip install --disable-pip-version-check --no-input "$@"; }
+# Nothing is compiled to bytecode here: most modules of torch and transformers are never imported,
+# and Python compiles the others when they first are (the import check at the end does).
+pip() { py -m pip install --disable-pip-version-check --no-input --no-compile "$@"; }
 has_fairseq() {
     py -c 'import re, fairseq, fairseq.tasks
 version = [int(x) for x in re.findall(r"\d+", fairseq.__version__)[:3]]
 raise SystemExit(version < [0, 12, 2])' 2>/dev/null
+}
+pip_alone() { # COMMAND ARGUMENTS...: without the package's requirements, with the environment's build tools
+    py -m pip "$1" --disable-pip-version-check --no-input --no-deps --no-build-isolation "${@:2}"
+}
+install_fairseq() { # not isolated, or pip would fetch a second torch; by way of a wheel, for pip freeze
+    local source=$scratch/fairseq
+    pip_alone download --no-binary :all: --dest "$scratch" "$FAIRSEQ" &&
+        mkdir "$source" && tar -xzf "$scratch"/fairseq*.tar.gz -C "$source" --strip-components 1 &&
+        mv "$source/setup.py" "$source/setup_of_fairseq.py" &&
+        cp "$LST_ROOT/scripts/fairseq_setup.py" "$source/setup.py" &&
+        pip_alone wheel --wheel-dir "$scratch" "$source" &&
+        pip --no-deps --no-index --find-links "$scratch" "$FAIRSEQ"
 }
 
 echo "setting up $env_dir (log: $log)"
@@ -90,36 +111,34 @@ if [[ ! -x $env_dir/bin/python ]]; then
     step "virtual environment" "$base_python" -m venv "${venv_options[@]}" "$env_dir"
 fi
 
-if has_torch "$env_dir/bin/python"; then
-    echo "  keeping the torch that is there: $(py -c 'import torch; print(torch.__version__)')"
-else
-    read -ra spec <<<"$TORCH_SPEC"
-    step "${spec[0]}" pip "${spec[@]}"
-fi
-# From here on nothing may replace that torch, whatever a package asks for.
-py -c 'import torch; print(f"torch=={torch.__version__}")' >"$scratch/constraints.txt"
-
-# fairseq compiles against torch and numpy, so they come first and the build is not isolated (isolated, pip would fetch a
-# second torch for it); setuptools < 81 still has the pkg_resources that older packages import.
-step "build tools, numpy" pip -c "$scratch/constraints.txt" "setuptools>=64,<81" wheel cython "numpy>=1.24"
-
+build_tools=()
 if has_fairseq; then
     echo "  keeping the fairseq that is there: $(py -c 'import fairseq; print(fairseq.__version__)' 2>/dev/null)"
 else
+    build_tools=("setuptools>=64,<81" wheel "cython>=3,<4")
     command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
         die "fairseq is compiled on installation and there is no C++ compiler: install one (Debian: apt-get install" \
             "build-essential python3-dev; conda: conda install cxx-compiler) and run this again"
     py -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
         die "fairseq is compiled on installation and Python.h is missing: install python3-dev and run this again"
-    step "what fairseq imports" pip -c "$scratch/constraints.txt" \
-        cffi hydra-core==1.3.2 omegaconf==2.3.0 regex sacrebleu tqdm bitarray scikit-learn packaging
-    step "$FAIRSEQ (compiles for some 3 minutes)" pip -c "$scratch/constraints.txt" --no-build-isolation --no-deps "$FAIRSEQ"
 fi
 
-step "lst-fairseq and its tools" pip -c "$scratch/constraints.txt" --no-build-isolation -e "$LST_ROOT[mini,baseline,dev]"
+if has_torch "$env_dir/bin/python"; then
+    echo "  keeping the torch that is there: $(py -c 'from importlib.metadata import version; print(version("torch"))')"
+else
+    read -ra spec <<<"$TORCH_SPEC"
+    step "${spec[0]}" pip "${spec[@]}"
+fi
+# From here on nothing may replace that torch, whatever a package asks for. pip compares with the
+# version in its metadata, which may lack the "+cu130" of torch.__version__.
+py -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$scratch/constraints.txt"
+
+step "lst-fairseq and its tools" pip -c "$scratch/constraints.txt" \
+    -e "$LST_ROOT[mini,baseline,dev]" "${build_tools[@]}"
+if [[ -n ${build_tools[*]} ]]; then step "$FAIRSEQ" install_fairseq; fi
 
 step "import check" py -c 'import fairseq.tasks, transformers, lst_fairseq, kaldi_native_fbank, espeakng_loader
 from transformers import LlamaForCausalLM'
 echo "$stamp" >"$env_dir/$SETUP_STAMP"
-echo "ready: $env_dir ($(py -c 'import torch
+echo "ready: $env_dir ($(py -W ignore -c 'import torch
 print("torch", torch.__version__, "on", "GPU" if torch.cuda.is_available() else "CPU")'))"

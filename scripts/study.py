@@ -8,9 +8,10 @@
     python scripts/study.py examples/study/mini.yaml --slurm study.sbatch --slurm-options "gpus=1;time=8:00:00"
     python scripts/study.py examples/study/mini.yaml --report        # only write the report, of what there is
 
-The study file's entries are explained in examples/study/README.md. Run it again to go on: a finished step is never run
-again, and one that was killed goes on from its last checkpoint. A step that fails does not stop the others; it is shown
-with the last lines of its log, tried again the next time, and the exit status is 1.
+The study file's entries are explained in examples/study/README.md. It can run programs (by LAUNCHER, the settings
+file, --user-dir and others): run only studies that you trust, as you would a script. Run it again to go on: a
+finished step is never run again, and one that was killed goes on from its last checkpoint. A step that fails does not
+stop the others; it is shown with the last lines of its log, tried again the next time, and the exit status is 1.
 
 --rehearse gives every arm a few updates and short translations with one seed, without a search, into a folder of its
 own (results/study/NAME-rehearsal): what is wrong with an arm shows before the long runs. The data are prepared in full.
@@ -43,6 +44,7 @@ from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
 from lst_fairseq.study.run import Runner, slurm_script
 from lst_fairseq.study.state import finished, inspect
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
 def listing(plan: Plan) -> str:
@@ -88,6 +90,7 @@ def write_report(plan: Plan, samples: int) -> None:
     print(f"\nwritten: {', '.join(str(plan.out / name) for name in ('results.jsonl', 'report.md', 'report.html'))}")
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to run")

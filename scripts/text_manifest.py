@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.manifest import COLUMNS, ManifestError, read_manifest, write_manifest
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 NOTHING_RECOGNISED = "..."
 
@@ -56,6 +57,7 @@ def write_text(manifest: Path, out: Path, transcripts: dict[str, str] | None) ->
     return len(rows)
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifests", type=Path, required=True, help="folder with SPLIT.tsv")

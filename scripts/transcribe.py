@@ -13,15 +13,17 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.manifest import atomic_text, read_manifest
-from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+from lst_fairseq.models.pretrained import ctc_source
+from lst_fairseq.utils.arguments import device_name, positive, positive_number
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", type=Path, required=True, help="segments to recognise")
@@ -30,15 +32,20 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="TSV file to write")
     parser.add_argument("--dict", type=Path, help="dictionary of a .pt (default: dict.ltr.txt beside it)")
-    parser.add_argument("--batch-seconds", type=float, default=160.0, help="of audio at once, padded (default: 160)")
-    parser.add_argument("--workers", type=int, default=8, help="threads that read audio (default: 8)")
-    parser.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--batch-seconds", type=positive_number, default=160.0, help="of audio at once, padded (default: 160)"
+    )
+    parser.add_argument("--workers", type=positive, default=8, help="threads that read audio (default: 8)")
+    parser.add_argument("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
     parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     args = parser.parse_args(argv)
     try:
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        ctc_source(args.speech_encoder, args.dict)
         rows = [row for row in read_manifest(args.manifest).rows if not row.is_text]
-        transcriber = Transcriber(args.speech_encoder, args.dict, device, args.fp16)
+        # PyTorch and transformers take seconds, which a wrong path need not wait for.
+        from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+
+        transcriber = Transcriber(args.speech_encoder, args.dict, args.device, args.fp16)
         transcripts: dict[str, str] = {}
         with tqdm(total=len(rows), unit="seg") as progress:
             for batch, waveforms in read_ahead(make_batches(rows, args.batch_seconds), args.workers):

@@ -25,10 +25,11 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-import lst_fairseq  # noqa: F401  (registers the plugin)
+import lst_fairseq
 from tests.helpers import SENTENCES, write_tsv
 from tests.speech_models import save_speech_model
 
+lst_fairseq.register()
 torch.set_num_threads(1)
 
 SAMPLE_RATE = 16_000

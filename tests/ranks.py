@@ -23,7 +23,7 @@ from tests.running import forget_runs, train_configuration
 
 #: As tests/test_distributed.py: ranks are forked from a server that has imported everything once.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lst_fairseq", "tests.running"])
+CONTEXT.set_forkserver_preload(["tests.running"])
 HANGS_AFTER = 900  # seconds, on a machine that does much else; a run takes some
 
 

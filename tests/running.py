@@ -25,8 +25,12 @@ from fairseq.trainer import Trainer
 from fairseq_cli import generate, interactive, train, validate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+import lst_fairseq
+from lst_fairseq.run_patches import release_save_dir
 from lst_fairseq.scoring import read_generated
 from tests.helpers import REPOSITORY, parse_train, train_arguments, write_tsv
+
+lst_fairseq.register()  # also in processes that are forked with this module alone
 
 USER_DIR = str(REPOSITORY / "lst_fairseq")
 
@@ -122,11 +126,20 @@ def loaders_ended() -> Iterator[None]:
         iterator._shutdown_workers()
 
 
+@contextmanager
+def save_dir_released() -> Iterator[None]:
+    """Let go of the folder that a run has written to, as the end of its process would."""
+    try:
+        yield
+    finally:
+        release_save_dir()
+
+
 def run_train(data: Path | str, backbones: Mapping[str, str], folder: Path, **settings: Any) -> Run:
     """fairseq-train in this process, with :func:`train_configuration`."""
     forget_runs()
     run = Run(folder)
-    with recorded(run), loaders_ended():
+    with recorded(run), loaders_ended(), save_dir_released():
         train.main(train_configuration(data, backbones, folder, **settings))
     return run
 
@@ -138,7 +151,7 @@ def run_train_command(
     forget_runs()
     run = Run(folder)
     settings = {"max_tokens": None, "batch_size": 3, "save_dir": folder, **settings}
-    with command_line(*train_arguments(data, backbones, *extra, **settings)), recorded(run):
+    with command_line(*train_arguments(data, backbones, *extra, **settings)), recorded(run), save_dir_released():
         train.cli_main()
     return run
 

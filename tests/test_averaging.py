@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lst_fairseq.averaging import average, last_checkpoints
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.inference import Translator
 from lst_fairseq.models.checkpoint import RECORD_KEY
-from lst_fairseq.patches import CheckpointError
 from tests.helpers import load_script
 from tests.running import edited, read_checkpoint, run_generate, run_train, second_stage
 

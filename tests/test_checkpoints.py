@@ -14,9 +14,9 @@ import torch
 from fairseq import checkpoint_utils, file_io
 from omegaconf import OmegaConf
 
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.inference import Translator
 from lst_fairseq.models.checkpoint import FORMAT, RECORD_KEY, CheckpointRecord
-from lst_fairseq.patches import CheckpointError
 from tests.running import edited, first_stage, read_checkpoint, run_generate, run_train, second_stage
 
 MARKER = "encoder.markers.start"

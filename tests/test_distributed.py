@@ -19,7 +19,7 @@ from tests.running import Run, command_line, differences, first_stage, recorded,
 #: Ranks are forked from a server that has imported everything once: a fork of the test process itself cannot train
 #: after that has, because of autograd's threads.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lst_fairseq", "tests.running"])
+CONTEXT.set_forkserver_preload(["tests.running"])
 HANGS_AFTER = 300  # seconds; a run takes three
 
 

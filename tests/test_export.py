@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.export import export
 from lst_fairseq.inference import DecodingOptions, Translation, Translator
 from lst_fairseq.models.checkpoint import RECORD_KEY
-from lst_fairseq.patches import CheckpointError
 from tests.helpers import REPOSITORY, read_tsv
 from tests.running import first_stage, run_generate, run_train, second_stage
 

@@ -10,6 +10,7 @@ import torch
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import OmegaConf
 
+from lst_fairseq.generation_flags import UNSUPPORTED
 from tests.conftest import save_llama
 from tests.helpers import batch_of, build
 from tests.reference import (
@@ -290,11 +291,11 @@ def test_ensemble(tiny: tuple[Any, Any, dict[str, Any]], other: Any) -> None:
     assert_same(twice, singles[0])
 
 
-@pytest.mark.parametrize("flag", ["print_alignment", "match_source_len"])
+@pytest.mark.parametrize("flag", UNSUPPORTED)
 def test_flags_without_a_meaning_are_errors(flag: str, tiny: tuple[Any, Any, dict[str, Any]]) -> None:
     task, model, sample = tiny
     with pytest.raises(ValueError, match=f"^--{flag.replace('_', '-')}: .*; leave the flag out$"):
-        generate(task, [model], sample, beam=1, **{flag: True})
+        generate(task, [model], sample, beam=1, **{flag: 7})
 
 
 @pytest.mark.parametrize("kind", ["namespace", "config"])

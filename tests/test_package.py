@@ -59,52 +59,87 @@ def test_an_architecture_on_the_command_line(corpus, backbones):
         parse_train([*off, "--llm-gradient-checkpointing"])
 
 
-START_ALL = """
-import runpy, sys
-scripts, *names = sys.argv[1:]
-for name in names:
-    for module in [module for module in sys.modules if module.split(".")[0] == "lst_fairseq"]:
-        del sys.modules[module]
-    sys.argv = [f"{scripts}/{name}" if name.endswith(".py") else name, "--help"]
-    try:
-        if name.endswith(".py"):
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        else:
-            from lst_fairseq.cli import main
-            main()
-    except SystemExit as stop:
-        assert not stop.code
-    print("started", name, *({"torch", "fairseq", "transformers"} & set(sys.modules)))
+#: What only some commands need, and takes seconds to import.
+HEAVY = ("transformers", "peft", "accelerate", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor")
+
+USER_DIR = """
+import sys
+import fairseq
+from fairseq import options
+before = set(sys.modules)
+options.get_training_parser()
+print(*set(sys.modules) - before)
 """
 
 
-def test_programs_that_need_no_fairseq_do_not_wait_for_it(tmp_path):
-    names = sorted(lst_fairseq.LIGHT_PROGRAMS)
-    command = [sys.executable, "-c", START_ALL, str(REPOSITORY / "scripts"), *names]
+def test_registering_imports_no_more_than_every_command_needs(tmp_path):
+    """As fairseq-train registers: by --user-dir, which would also import each file of a folder called models."""
+    command = [sys.executable, "-c", USER_DIR, "--user-dir", str(REPOSITORY / "lst_fairseq")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    new = set(result.stdout.split())
+    assert {"lst_fairseq.task", "lst_fairseq.models.lst"} <= new
+    roots = {*HEAVY, "sklearn", "torchvision", "sacrebleu", "jiwer", "pandas", "torch.distributed.checkpoint"}
+    assert not [name for name in new if any(name == root or name.startswith(f"{root}.") for root in roots)]
+    assert "lst_fairseq.models.decoder" not in new and "lst_fairseq.sharding.engine" not in new
+
+
+START_ALL = """
+import runpy, sys
+import lst_fairseq
+for program in sys.argv[1:]:
+    sys.argv = [program, "--help"]
+    try:
+        if program.endswith(".py"):
+            runpy.run_path(program, run_name="__main__")
+        else:
+            runpy.run_module(program, run_name="__main__")
+    except SystemExit as stop:
+        assert not stop.code
+    print("started", program, *({"torch", "fairseq", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_no_program_waits_for_fairseq_to_print_its_usage(tmp_path):
+    scripts = sorted(map(str, (REPOSITORY / "scripts").glob("*.py")))
+    programs = [*scripts, "lst_fairseq.cli", "lst_fairseq.launch"]
+    command = [sys.executable, "-c", START_ALL, *programs]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     started = [line for line in result.stdout.splitlines() if line.startswith("started")]
-    assert started == [f"started {name}" for name in names]
+    assert len(scripts) > 15 and started == [f"started {program}" for program in programs]
 
 
-@pytest.mark.parametrize("program", ["score.py", "train.py", "-c", ""])
-def test_any_other_program_that_imports_the_package_registers(program, tmp_path, monkeypatch):
-    """One of the same name in another folder, too."""
-    assert "score.py" in lst_fairseq.LIGHT_PROGRAMS
-    path = tmp_path / program
-    if path.suffix:
-        path.touch()
-    monkeypatch.setattr(sys, "argv", [str(path) if path.suffix else program])
-    assert not lst_fairseq._is_light()
-    monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "scripts" / "score.py")])
-    assert lst_fairseq._is_light()
+IN_EITHER_ORDER = """
+import sys
+import lst_fairseq
+assert "fairseq" not in sys.modules
+from fairseq.tasks import TASK_REGISTRY
+assert "lst_st" not in TASK_REGISTRY
+lst_fairseq.register()
+assert "lst_st" in TASK_REGISTRY
+for module in [name for name in sys.modules if name.split(".")[0] in ("lst_fairseq", "fairseq")]:
+    del sys.modules[module]
+import fairseq, lst_fairseq
+from fairseq.tasks import TASK_REGISTRY
+assert "lst_st" in TASK_REGISTRY
+"""
+
+
+def test_under_fairseq_importing_registers_and_else_register_does(tmp_path):
+    subprocess.run([sys.executable, "-c", IN_EITHER_ORDER], cwd=tmp_path, check=True)
+
+
+def test_every_folder_with_modules_is_a_package():
+    """Or else `pip install` leaves it out."""
+    folders = {path.parent for path in (REPOSITORY / "lst_fairseq").rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 def import_with(fairseq: str, folder: Path) -> str:
-    """The last line that ``import lst_fairseq`` ends with where another fairseq comes first on the path."""
+    """The last line that registering ends with where another fairseq comes first on the path."""
     (folder / "fairseq").mkdir()
     (folder / "fairseq" / "__init__.py").write_text(fairseq, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)])}
-    command = [sys.executable, "-c", "import lst_fairseq"]
+    command = [sys.executable, "-c", "import lst_fairseq; lst_fairseq.register()"]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert result.returncode == 1
     return result.stderr.splitlines()[-1]

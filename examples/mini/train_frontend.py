@@ -120,7 +120,7 @@ def make_batches(segments: list[Segment], batch_seconds: float, rng: random.Rand
 # ------------------------------------------------------------------------------------------------------------- model
 def new_model(args: argparse.Namespace) -> Wav2Vec2BertForCTC:
     if args.init:
-        return Wav2Vec2BertForCTC.from_pretrained(args.init, dtype=torch.float32)
+        return Wav2Vec2BertForCTC.from_pretrained(args.init, dtype=torch.float32, trust_remote_code=False)
     config = Wav2Vec2BertConfig(
         vocab_size=len(VOCABULARY),
         pad_token_id=BLANK,

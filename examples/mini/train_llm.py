@@ -152,7 +152,7 @@ def batches(examples: list[tuple[list, int]], batch_tokens: int, pad: int, seed:
 
 def new_model(tokenizer: LlamaTokenizer, args: argparse.Namespace) -> PreTrainedModel:
     if args.init:
-        return AutoModelForCausalLM.from_pretrained(args.init, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(args.init, dtype=torch.float32, trust_remote_code=False)
     sizes = {
         "hidden_size": args.hidden,
         "num_hidden_layers": args.layers,
@@ -169,7 +169,7 @@ def new_model(tokenizer: LlamaTokenizer, args: argparse.Namespace) -> PreTrained
     else:
         gated = {"intermediate_size": args.hidden * 8 // 3, "num_key_value_heads": args.heads}
         config = LlamaConfig(**sizes, **gated)
-    return AutoModelForCausalLM.from_config(config)
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def learning_rate(update: int, args: argparse.Namespace) -> float:
@@ -285,7 +285,7 @@ def main() -> None:
     lines = [english for english, _ in next(iter(pairs.values()))]
     lines += [translation for sentences in pairs.values() for _, translation in sentences]
     if args.init:
-        tokenizer = AutoTokenizer.from_pretrained(args.init)
+        tokenizer = AutoTokenizer.from_pretrained(args.init, trust_remote_code=False)
     else:
         tokenizer = train_tokenizer(random.Random(args.seed).sample(lines, min(len(lines), 40_000)), args.vocab)
     examples = encode_examples(pairs, tokenizer, args.alone, args.seed)

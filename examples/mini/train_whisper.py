@@ -57,7 +57,8 @@ def new_model(args: argparse.Namespace) -> WhisperCtc:
     )
     model = WhisperCtc(config, WhisperFeatureExtractor(chunk_length=WINDOW_SECONDS).to_dict())
     if args.init:
-        model.frontend.model.load_state_dict(WhisperModel.from_pretrained(args.init).encoder.float().state_dict())
+        trained = WhisperModel.from_pretrained(args.init, trust_remote_code=False)
+        model.frontend.model.load_state_dict(trained.encoder.float().state_dict())
     return model
 
 

@@ -57,7 +57,7 @@ limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-tr
 # From here on in the settings that the baseline shares with LST.
 AVERAGE=$BASELINE_AVERAGE SAVE_INTERVAL=${BASELINE_SAVE_INTERVAL:-$SAVE_INTERVAL}
 if [[ -z $BASELINE_UPDATES ]]; then average_flag=--at-most; fi # how many it will be is not known beforehand
-read_words more "$BASELINE_ARGS"
+read_words more "$BASELINE_ARGS" BASELINE_ARGS
 transcripts=(--config-yaml config_asr.yaml --train-subset train_asr --valid-subset dev_asr)
 translations=(--config-yaml config.yaml --train-subset train --valid-subset dev)
 

@@ -22,7 +22,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     if [[ -n ${SETTINGS:-} ]]; then
         [[ -f $SETTINGS ]] || die "SETTINGS=$SETTINGS: no such file"
         # shellcheck disable=SC1090
-        source "$SETTINGS"
+        source "$(realpath -- "$SETTINGS")" # a bare name would be looked for on PATH first
         for name in "${!given[@]}"; do printf -v "$name" %s "${given[$name]}"; done
     fi
     # shellcheck source=settings.sh
@@ -46,6 +46,19 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
         AVERAGE BASELINE_AVERAGE BASELINE_MAX_TOKENS BASELINE_UPDATE_FREQ BEAM MAX_LEN_B GEN_BATCH_TOKENS; do
         [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "$name=${!name}: give a whole number above 0"
     done
+    for name in BASELINE_PRETRAIN_SHARE BASELINE_TUNE_SHARE; do
+        [[ ${!name} =~ ^[1-9][0-9]?$ ]] || die "$name=${!name}: give a whole percentage from 1 to 99"
+    done
+    [[ $BASELINE_SECONDS =~ ^([1-9][0-9]*)?$ ]] ||
+        die "BASELINE_SECONDS=$BASELINE_SECONDS: give a whole number of seconds, or leave it empty"
+    need_choice FOLLOWER "$FOLLOWER" 0 1
+    for name in SEED NUM_WORKERS TRIPLES BASELINE_VOCAB BASELINE_ASR_VOCAB BASELINE_WARMUP BASELINE_TIME_MASK; do
+        [[ ${!name} =~ ^(0|[1-9][0-9]*)$ ]] || die "$name=${!name}: give a whole number from 0 on"
+    done
+    for name in STAGE1_LR STAGE2_LR LORA_LR BASELINE_LR WARMUP_RATIO CLIP_NORM LABEL_SMOOTHING BASELINE_LABEL_SMOOTHING LENPEN; do
+        [[ ${!name} =~ ^-?[0-9]*[.]?[0-9]+([eE][-+]?[0-9]+)?$ ]] || die "$name=${!name}: give a number"
+    done
+    [[ $ADAM_BETAS =~ ^\([0-9.]+,\ *[0-9.]+\)$ ]] || die "ADAM_BETAS=$ADAM_BETAS: give two numbers, such as (0.9, 0.98)"
     need_numbers TUNE_BEAMS '[1-9][0-9]*'
     need_numbers TUNE_LENPENS '-?[0-9]+([.][0-9]+)?'
     need_numbers BASELINE_LRS '[0-9]+([.][0-9]+)?(e-?[0-9]+)?'
@@ -83,8 +96,14 @@ need_model() { # NAME WHAT: the setting NAME must be a path that exists, or look
     [[ -e ${!1} || ${!1} =~ ^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$ ]] || die "$1=${!1}: no such directory or file; give $2"
 }
 
-read_words() { # ARRAY TEXT: split text as a shell would, quotes respected, nothing expanded
-    mapfile -t "$1" < <(if [[ -n ${2// /} ]]; then xargs printf '%s\n' <<<"$2"; fi)
+read_words() { # ARRAY TEXT [NAME]: split text, the setting NAME's, as a shell would, quotes respected, nothing expanded
+    local blank=${2//[[:space:]]/} open='(^|[^\])(\\\\)*\\$'
+    if [[ -n $blank ]]; then
+        xargs printf '' <<<"$2" >/dev/null 2>&1 && [[ ! $2 =~ $open ]] ||
+            die "${3:-$1}=$2: a quote is not closed on its line, or a backslash has nothing behind it; close it, or put a" \
+                "backslash before a sign that stands for itself"
+    fi
+    mapfile -t "$1" < <(if [[ -n $blank ]]; then xargs printf '%s\n' <<<"$2"; fi)
 }
 
 test_splits() { # the test splits, one a line
@@ -124,19 +143,42 @@ step_needed() { # DIRECTORY SETTING...
     shift
     # One flag with its values a line, so that a difference can be shown.
     wanted=$(for word in "$@"; do case $word in --*) printf '\n%s' "$word" ;; *) printf ' %s' "$word" ;; esac; done | sed 1d)
-    if [[ $FORCE == 1 && -e $dir/.settings ]]; then rm -rf "$dir"; fi
-    if [[ -e $dir/.settings && $(cat "$dir/.settings") != "$wanted" ]]; then
-        printf 'error: %s was made with other settings (<) than these (>):\n' "$dir" >&2
-        diff "$dir/.settings" <(printf '%s\n' "$wanted") | grep '^[<>]' >&2 || true
-        die "give FORCE=1 to make it again, or another WORK to keep both"
-    fi
     STEP_HASH=$(hash_of <<<"$wanted")
-    if [[ $(cat "$dir/.done" 2>/dev/null) == "$STEP_HASH" ]]; then
-        echo "== done already: $dir"
-        return 1
+    if [[ $FORCE != 1 || ! -e $dir/.settings ]]; then
+        if [[ -e $dir/.settings && $(cat "$dir/.settings") != "$wanted" ]]; then
+            printf 'error: %s was made with other settings (<) than these (>):\n' "$dir" >&2
+            diff "$dir/.settings" <(printf '%s\n' "$wanted") | grep '^[<>]' >&2 || true
+            die "give FORCE=1 to make it again, or another WORK to keep both"
+        fi
+        if [[ $(cat "$dir/.done" 2>/dev/null) == "$STEP_HASH" ]]; then
+            echo "== done already: $dir"
+            return 1
+        fi
     fi
-    mkdir -p "$dir" && printf '%s\n' "$wanted" >"$dir/.settings" ||
-        die "$dir cannot be written: set WORK to a directory that can"
+    { mkdir -p "$dir" && : >>"$dir/.step.lock"; } || die "$dir cannot be written: set WORK to a directory that can"
+    hold "$dir"
+    if [[ $FORCE == 1 && -e $dir/.settings ]]; then find "$dir" -mindepth 1 ! -path "$dir/.step.lock" -delete; fi
+    printf '%s\n' "$wanted" >"$dir/.settings" || die "$dir/.settings cannot be written: free some space"
+}
+
+# Nobody else makes DIRECTORY until this script, and all that it started, have ended, however they end.
+declare -A HELD=()
+hold() { # DIRECTORY
+    local lock failed=0
+    if [[ $FOLLOWER == 1 || -n ${HELD[$1]:-} ]]; then return; fi
+    exec {lock}<>"$1/.step.lock"
+    python -c 'import errno, fcntl, sys
+try:
+    fcntl.flock(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError as error:
+    sys.exit(3 if error.errno == errno.EWOULDBLOCK else 4)' "$lock" || failed=$?
+    case $failed in
+        0) printf 'process %s on %s\n' $$ "$HOSTNAME" >"$1/.step.lock" ;;
+        3) die "$1 is being made by another run ($(cat "$1/.step.lock")): wait until that one has ended," \
+            "or give this one another WORK" ;;
+        *) echo "warning: $1 is on a file system without locks: nothing keeps a second run from making it, too" >&2 ;;
+    esac
+    HELD[$1]=$lock
 }
 
 step_done() { printf '%s\n' "$STEP_HASH" >"$1/.done"; } # DIRECTORY
@@ -195,7 +237,7 @@ device_words() { # what it trains on, in words
 lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES [TRAIN-SUBSET DEV-SUBSET]: set LST_ARGS, all that decides the outcome
     local freq extra=()
     freq=$(update_freq)
-    read_words extra "$EXTRA_TRAIN_ARGS"
+    read_words extra "$EXTRA_TRAIN_ARGS" EXTRA_TRAIN_ARGS
     LST_ARGS=(
         --task lst_st --config-yaml config.yaml --train-subset "${4:-train}" --valid-subset "${5:-dev}"
         --target-lang "$TGT_LANG"
@@ -220,11 +262,11 @@ host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how o
 }
 
 # Run fairseq-train into DIRECTORY: everything it prints goes to DIRECTORY/train.log, a line of progress now and then to the
-# terminal, and its wall seconds are added to DIRECTORY/seconds, also when it is interrupted.
+# terminal, and its wall seconds are added to DIRECTORY/seconds every few seconds, so that those of a killed one count.
 run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
-    local name=$1 updates=$3 started=$SECONDS failed=0 launcher=() lines
-    read_words launcher "$LAUNCHER"
-    TRAINING_DIR=$2 TRAINING_STARTED=$SECONDS
+    local name=$1 updates=$3 failed=0 launcher=() lines
+    read_words launcher "$LAUNCHER" LAUNCHER
+    TRAINING_DIR=$2 TRAINING_BEFORE=$(seconds_of "$2") TRAINING_STARTED=$(steady_seconds)
     shift 3
     if [[ $FOLLOWER == 1 ]]; then exec "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format none; fi
     trap add_training_seconds EXIT
@@ -232,7 +274,7 @@ run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
     lines=$(wc -l <"$TRAINING_DIR/train.log")
     "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format simple --log-interval "$LOG_INTERVAL" 2>&1 |
         tee -a "$TRAINING_DIR/train.log" |
-        show_progress "$name" "$updates" || failed=$?
+        show_progress "$name" "$updates" | while_noting_seconds || failed=$?
     add_training_seconds
     trap - EXIT
     if [[ $failed != 0 ]]; then
@@ -241,7 +283,7 @@ run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
         die "fairseq-train failed ($name); all of its output is in $TRAINING_DIR/train.log;" \
             "the same command goes on where it stopped"
     fi
-    echo "== $name: trained in $((SECONDS - started)) s"
+    echo "== $name: trained in $(($(steady_seconds) - TRAINING_STARTED)) s"
 }
 
 first_to_stop() { # LINES: of the log after so many lines, what it, srun or torchrun says of who was lost first
@@ -251,11 +293,27 @@ first_to_stop() { # LINES: of the log after so many lines, what it, srun or torc
         /(^error|LostProcess): rank [0-9]/ || /^srun: error: .*task/ || (torchrun && /^  rank +: [0-9]/) { print; exit }'
 }
 
-add_training_seconds() {
-    echo $(($(seconds_of "$TRAINING_DIR") + SECONDS - TRAINING_STARTED)) >"$TRAINING_DIR/seconds"
+add_training_seconds() { # a disk that is full must not end the training
+    {
+        echo $((TRAINING_BEFORE + $(steady_seconds) - TRAINING_STARTED)) >"$TRAINING_DIR/seconds.tmp" &&
+            mv -f "$TRAINING_DIR/seconds.tmp" "$TRAINING_DIR/seconds"
+    } 2>/dev/null || true
 }
 
-seconds_of() { cat "$1/seconds" 2>/dev/null || echo 0; } # DIRECTORY: wall seconds its training has taken so far
+while_noting_seconds() { # copies lines, and notes the training's seconds at each, or every five seconds
+    local line status
+    while :; do
+        status=0
+        IFS= read -r -t 5 line || status=$?
+        if [[ $status == 0 ]]; then printf '%s\n' "$line"; elif [[ $status -le 128 ]]; then return 0; fi
+        add_training_seconds
+    done
+}
+
+# By a clock that nobody sets, where there is one.
+steady_seconds() { if [[ -r /proc/uptime ]]; then cut -d. -f1 /proc/uptime; else echo "$SECONDS"; fi; }
+
+seconds_of() { grep -xE '[0-9]+' "$1/seconds" 2>/dev/null || echo 0; } # DIRECTORY: wall seconds its training has taken so far
 
 trained_parameters() { # DIRECTORY: as fairseq-train counted them
     sed -n 's/.*num\. shared model params: .*(num\. trained: \([0-9,]*\)).*/\1/p' "$1/train.log" | tail -n 1 | tr -d ,
@@ -277,7 +335,7 @@ show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines o
             say("update " value("num_updates") " of " updates ", loss " value("loss") ", " value("wall") " s")
         }
         / \| dev(_asr)? \| / { say("dev loss " value("loss")) }
-        /encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
+        /encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|nothing is left to train|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
 }
 
 # --- translation and scoring ------------------------------------------------------------------------------------------
@@ -290,7 +348,7 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
     while [[ $1 != -- ]]; do arguments+=("$1") && shift; done
     extra=("${@:2}")
     local more=()
-    read_words more "$EXTRA_GENERATE_ARGS"
+    read_words more "$EXTRA_GENERATE_ARGS" EXTRA_GENERATE_ARGS
     arguments+=(--max-len-b "$MAX_LEN_B" "${more[@]}")
     if [[ $AVERAGE != 1 ]]; then
         local CHECKPOINT=checkpoint_average$AVERAGE.pt
@@ -322,21 +380,22 @@ corpus_name() {
 score() { # SPLIT NAME HYPOTHESES JSON ARGUMENT...
     mkdir -p "$(dirname "$4")"
     python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$1.tsv" --name "$2" --hypotheses "$3/generate-$1.txt" \
-        --log "$3/generate.log" --json "$4" "${@:5}"
+        --log "$3/generate.log" --json "$4" --target-lang "$TGT_LANG" ${TOKENIZE:+--tokenize "$TOKENIZE"} "${@:5}"
 }
 
 # Set BEAM and LENPEN to the pair of TUNE_BEAMS and TUNE_LENPENS with the highest BLEU on dev; of equal ones the first.
 tune_search() { # SYSTEM DIRECTORY DATA USER-DIR ARGUMENT...
-    local tried=$WORK/tuning/$1 beam beams lenpen lenpens name files=()
+    local tried=$WORK/tuning/$1${TOKENIZE:+-$TOKENIZE} beam beams lenpen lenpens name files=()
     read -ra beams <<<"${TUNE_BEAMS:-$BEAM}"
     read -ra lenpens <<<"${TUNE_LENPENS:-$LENPEN}"
     for beam in "${beams[@]}"; do
         for lenpen in "${lenpens[@]}"; do
             name=beam$beam-lenpen$lenpen
             translate dev "$1/$name" "${@:2}" --beam "$beam" --lenpen "$lenpen"
-            if [[ ! $tried/$name.json -nt $WORK/hypotheses/$1/$name/dev/.done ]]; then
+            if [[ ! -e $tried/$name.json || ! -e $WORK/hypotheses/$1/$name/dev/.scored ]]; then
                 score dev "$1, beam $beam, length penalty $lenpen" "$WORK/hypotheses/$1/$name/dev" "$tried/$name.json" \
                     --triples 0 --extra "split=dev" "beam=$beam" "lenpen=$lenpen"
+                touch "$WORK/hypotheses/$1/$name/dev/.scored"
             fi
             files+=("$tried/$name.json")
         done

@@ -24,7 +24,7 @@ from_mustc() {
 
     # The texts and segment lists are what the manifests are made from: when they change, so must the manifests.
     contents=$(for split in "${splits[@]}"; do cat "$pair/$split"/txt/*; done | hash_of)
-    read_words more "${PREP_ARGS-}"
+    read_words more "${PREP_ARGS-}" PREP_ARGS
     prepare=(--data-root "$MUSTC_ROOT" --tgt-lang "$TGT_LANG" --splits "${splits[@]}" "${more[@]}")
     if step_needed "$DATA" "${prepare[@]}" --contents "$contents"; then
         echo "== prep: manifests of ${splits[*]}"
@@ -34,7 +34,7 @@ from_mustc() {
 }
 
 from_manifests() { # checked, and copied with their configuration; relative audio paths mean what audio_root in it says
-    local split files=() contents audio_root=()
+    local split files=() contents root audio_root=()
     for split in "${splits[@]}"; do
         [[ -f $MANIFESTS/$split.tsv ]] ||
             die "$MANIFESTS has no $split.tsv; it has $(cd "$MANIFESTS" && echo *.tsv): set SPLITS to the test splits"
@@ -42,8 +42,13 @@ from_manifests() { # checked, and copied with their configuration; relative audi
     done
     if [[ -f $MANIFESTS/config.yaml ]]; then
         files+=("$MANIFESTS/config.yaml")
-        audio_root=(--audio-root "$(python -c 'import sys, yaml
-print((yaml.safe_load(open(sys.argv[1])) or {}).get("audio_root") or "")' "$MANIFESTS/config.yaml")")
+        root=$(PYTHONPATH=$LST_ROOT python -c 'import sys
+from lst_fairseq.yaml_files import read_yaml
+try:
+    print((read_yaml(sys.argv[1]) or {}).get("audio_root") or "")
+except (ValueError, AttributeError) as error:
+    sys.exit(f"error: {error}")' "$MANIFESTS/config.yaml") || die "$MANIFESTS/config.yaml has to hold settings, as YAML"
+        audio_root=(--audio-root "$root")
     fi
     contents=$(cat "${files[@]}" | hash_of)
     if step_needed "$DATA" --manifests "$MANIFESTS" --splits "${splits[@]}" --contents "$contents"; then

@@ -106,6 +106,9 @@ TUNE_LENPENS=${TUNE_LENPENS-}
 MAX_LEN_B=${MAX_LEN_B-500}
 # LLM positions translated at once, without beams.
 GEN_BATCH_TOKENS=${GEN_BATCH_TOKENS-4000}
+# Tokeniser of BLEU, in the search on dev too, by sacreBLEU's names. Empty: by the target language (zh, ja-mecab, ko-mecab, char
+# for other languages without spaces, else 13a).
+TOKENIZE=${TOKENIZE-}
 # Further arguments of fairseq-generate.
 EXTRA_GENERATE_ARGS=${EXTRA_GENERATE_ARGS-}
 # Triples of source, hypothesis and reference to print.

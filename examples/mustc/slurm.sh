@@ -19,7 +19,7 @@ source "$HERE/../../scripts/env.sh"
 case "${1:-}" in -h | --help) show_help "$0" && exit ;; esac
 STEP=${1:-run.sh}
 [[ -f $HERE/$STEP ]] || die "$HERE/$STEP: no such step; submit from the checkout, or set LST_ROOT to it"
-[[ -n ${SLURM_JOB_ID:-} ]] || die "not in a Slurm job: submit this script with sbatch, or use torchrun.sh"
+[[ ${SLURM_JOB_ID:-} =~ ^[1-9][0-9]*$ ]] || die "not in a Slurm job: submit this script with sbatch, or use torchrun.sh"
 use_environment
 if [[ -z ${RENDEZVOUS:-} ]]; then
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -17,6 +17,9 @@ use_environment
 GPUS=${GPUS:-$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')}
 NODES=${NODES:-1}
 NODE_RANK=${NODE_RANK:-0}
+for name in GPUS NODES NODE_RANK; do
+    [[ ${!name} =~ ^(0|[1-9][0-9]*)$ ]] || die "$name=${!name}: give a whole number"
+done
 if [[ $NODES -gt 1 && -z ${MASTER_ADDR:-} ]]; then die "MASTER_ADDR is not set: give the name of the node with NODE_RANK=0"; fi
 export WORLD_SIZE=$((NODES * GPUS))
 # Only the first node keeps the log and marks the step as done.

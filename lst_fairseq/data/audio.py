@@ -4,7 +4,10 @@ Reads what libsndfile reads (wav, flac, ogg, mp3, ...), any sample rate and chan
 headers, so that a whole corpus is checked before training starts without decoding it.
 """
 
+import logging
 import re
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import path as osp
 from pathlib import Path
@@ -13,35 +16,35 @@ import numpy as np
 import soundfile
 import soxr
 
+from lst_fairseq.data.audio_error import AudioError
+from lst_fairseq.data.containers import HEADER_CHECKS, check_data, check_header
+
+__all__ = [
+    "HEADER_CHECKS",
+    "SAMPLE_RATE",
+    "AudioError",
+    "AudioInfo",
+    "Segment",
+    "audio_info",
+    "check_audio",
+    "in_opposite_phase",
+    "read_segment",
+    "resampled_length",
+    "segment_samples",
+]
+
+logger = logging.getLogger(__name__)
+
 SAMPLE_RATE = 16_000
 
 _SPEC = re.compile(r"(?P<path>.*):(?P<offset>\d+):(?P<frames>\d+|-1)", re.DOTALL)
 # A file name that goes on with a colon after its audio suffix is a broken segment, not a path with a colon in it.
 _SUFFIX = r"\.(?:wav|flac|ogg|oga|opus|mp3|aiff?|au)"
 _BROKEN_SPEC = re.compile(rf"{_SUFFIX}\s*:(?!.*{_SUFFIX}$)", re.IGNORECASE)
-# libsndfile shortens a wav that ends early without failing; only its log tells: "data : 60000 (should be 39985)".
-_CUT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.M)
-# Sizes from here on are placeholders of programs that write wav to a pipe and do not know the length in advance.
-_STREAMED_SIZE = 0x7FFF0000
-_UNKNOWN_FRAMES = 1 << 48
-# kbit/s by bit rate index from 1 on, of MPEG-2 and 2.5 and of MPEG-1, and Hz by rate index of MPEG-1.
-_MP3_KBIT = (
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-)
-_MP3_HZ = (44_100, 48_000, 32_000)
-
-
-class AudioError(ValueError):
-    """A file or segment that cannot be used. The message names the file, what is wrong and the remedy.
-
-    ``reason`` is a short name of the kind of failure ("missing file", "beyond the end", ...), for counting.
-    """
-
-    # One positional argument is enough to build it: DataLoader workers hand errors on as type(message).
-    def __init__(self, message: str, reason: str = "bad audio"):
-        super().__init__(message)
-        self.reason = reason
+_BLOCK_SAMPLES = 1 << 20  # of all channels, read at a time
+# Channels are not compared where a segment is shorter, or quieter (amplitude, full scale 1), than this.
+_SHORTEST_SECONDS = 0.1
+_SILENCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Segment:
         return cls(osp.join(root, path) if root else path, offset, frames)
 
     def __str__(self) -> str:
-        if self.offset == 0 and self.frames == -1:
+        # A path that ends like a segment's numbers needs some after it.
+        if self.offset == 0 and self.frames == -1 and not _SPEC.fullmatch(self.path):
             return self.path
         return f"{self.path}:{self.offset}:{self.frames}"
 
@@ -84,15 +88,31 @@ class AudioInfo:
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """Length, rate and channels of a file from its header alone.
+    """Length, rate and channels of a file from its header and a few other places.
 
-    An mp3 without a Xing, Info or VBRI tag, as it is written to a pipe, is walked through frame by frame instead.
+    An mp3 whose Xing, Info or VBRI tag is missing, as when it was written to a pipe, or disagrees with the file's
+    size is walked through frame by frame instead.
 
-    Raises AudioError for a file that is missing, empty, not audio, cut short (wav), without samples, or whose header
-    does not tell its length (a flac that was written to a pipe, an mp3 of which libsndfile would not read all).
+    Raises AudioError for a file that is missing, empty, not audio, without samples, cut short, or that holds more
+    audio than its header tells of; whose header does not tell its length (a flac that was written to a pipe, an mp3 of
+    which libsndfile would not read all), or a length or rate that cannot be. :func:`check_audio` finds more.
     """
     with _open(path) as handle:
-        return _checked_info(path, handle)
+        return _info(path, handle)
+
+
+def check_audio(path: str | Path) -> AudioInfo:
+    """:func:`audio_info`, after a compressed file was read to its end as well. Little is decoded.
+
+    Raises AudioError as audio_info does, and where several files were put together, pages or frames are missing, or
+    the last samples cannot be decoded.
+    """
+    with _open(path) as handle:
+        info = _info(path, handle)
+        check_data(path, handle)
+        if handle.format == "FLAC":  # its last frame may be cut behind the header
+            deque(_blocks(Segment(str(path), info.frames - 1), handle, 1), maxlen=0)
+        return info
 
 
 def resampled_length(frames: int, rate_in: int, rate_out: int = SAMPLE_RATE) -> int:
@@ -112,29 +132,22 @@ def read_segment(segment: Segment, rate: int = SAMPLE_RATE) -> np.ndarray:
     """Read a segment: float32 ``[T]`` at ``rate``, T as :func:`segment_samples` says, channels averaged.
 
     Only the segment is decoded. The samples are as libsndfile gives them (integers scaled to [-1, 1)); resampling is
-    soxr's high quality. Raises AudioError as :func:`audio_info` and :func:`segment_samples` do, and for data that
-    cannot be decoded, ends before the header says, or holds NaN or infinite samples.
+    soxr's high quality. Of channels that would cancel each other (:func:`in_opposite_phase`) the loudest is taken
+    alone, and a warning names the file, once.
+
+    Raises AudioError as :func:`check_audio` and :func:`segment_samples` do, and for data that cannot be decoded, ends
+    before the header says, or holds NaN or infinite samples.
     """
     path = segment.path
     with _open(path) as handle:
-        info = _checked_info(path, handle)
+        info = _info(path, handle)
+        check_data(path, handle)
         frames = _segment_frames(segment, info)
-        try:
-            handle.seek(segment.offset)
-            samples = handle.read(frames, dtype="float32", always_2d=True)  # [frames, channels]
-        except soundfile.SoundFileError as error:
-            raise AudioError(
-                f"{segment}: the audio data cannot be decoded ({error}); the file is damaged or cut short, "
-                "copy or convert it again",
-                "broken data",
-            ) from error
-    if len(samples) != frames:
-        raise AudioError(
-            f"{segment}: the data ends after {len(samples)} of {frames} samples although the header promises them; "
-            "the file is cut short, copy or convert it again",
-            "truncated file",
-        )
-    waveform = samples[:, 0] if info.channels == 1 else samples.mean(axis=1)
+        waveform, channels = _averaged(segment, handle, frames)
+        if _cancels(channels, frames, info.rate):
+            _warn_of_phase(path, channels.loudest)
+            blocks = _blocks(segment, handle, frames)
+            waveform = np.concatenate([block[:, channels.loudest] for block in blocks])
     if not np.isfinite(waveform).all():
         raise AudioError(
             f"{segment}: holds NaN or infinite samples; convert it again from its source or leave it out",
@@ -146,6 +159,113 @@ def read_segment(segment: Segment, rate: int = SAMPLE_RATE) -> np.ndarray:
         length = resampled_length(frames, info.rate, rate)
         waveform = np.pad(waveform[:length], (0, max(0, length - len(waveform))))
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def in_opposite_phase(segment: Segment) -> bool:
+    """Whether the mean of a segment's channels would be next to silence, though the channels are not.
+
+    So it is where a cable is wired wrongly, and one channel is the other inverted. Raises as :func:`read_segment`.
+    """
+    with _open(segment.path) as handle:
+        info = _info(segment.path, handle)
+        frames = _segment_frames(segment, info)
+        return info.channels > 1 and _cancels(_averaged(segment, handle, frames)[1], frames, info.rate)
+
+
+@dataclass(slots=True)
+class _Channels:
+    """Sums over a segment, to tell what averaging does to its channels."""
+
+    total: np.ndarray  # of each channel's samples, [channels]
+    squares: np.ndarray  # of their squares, [channels]
+    mean_total: float = 0.0  # of the samples of the channels' mean
+    mean_squares: float = 0.0  # of their squares
+
+    @property
+    def loudest(self) -> int:
+        """The channel with most energy, of several the first."""
+        return int(self.squares.argmax())
+
+
+def _averaged(segment: Segment, handle: soundfile.SoundFile, frames: int) -> tuple[np.ndarray, _Channels]:
+    """The mean of the channels, float32 [frames], and what there is to say about them."""
+    sums = _Channels(np.zeros(handle.channels), np.zeros(handle.channels))
+    parts = []
+    for block in _blocks(segment, handle, frames):
+        if handle.channels == 1:
+            parts.append(block[:, 0])
+            continue
+        mean = block.mean(axis=1)
+        parts.append(mean)
+        sums.total += block.sum(axis=0, dtype=np.float64)
+        sums.squares += np.einsum("tc,tc->c", block, block, dtype=np.float64)
+        sums.mean_total += mean.sum(dtype=np.float64)
+        sums.mean_squares += float(np.dot(mean, mean))
+    return np.concatenate(parts), sums
+
+
+def _cancels(channels: _Channels, frames: int, rate: int) -> bool:
+    """Whether the mean holds less than a tenth of the energy that it would of channels with nothing in common.
+
+    Those leave 1/N of the energy of N channels. A constant offset is no sound; what is too short or too quiet is left.
+    """
+    count = len(channels.squares)
+    if count == 1 or frames < _SHORTEST_SECONDS * rate:
+        return False
+    with np.errstate(invalid="ignore", over="ignore"):  # of samples that are refused for it afterwards
+        energy = float(np.mean(channels.squares / frames - (channels.total / frames) ** 2))
+        mean_energy = channels.mean_squares / frames - (channels.mean_total / frames) ** 2
+    return bool(energy > _SILENCE**2 and mean_energy < 0.1 * energy / count)
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_phase(path: str, channel: int) -> None:
+    if path not in _warned:
+        _warned.add(path)
+        logger.warning(
+            f"{path}: its channels are in opposite phase and would cancel each other, so that channel {channel + 1} is "
+            f"read alone; to be rid of this warning: ffmpeg -i IN -af 'pan=mono|c0=c{channel}' OUT.wav"
+        )
+
+
+def _blocks(segment: Segment, handle: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
+    """A segment's samples, float32 [t, channels], some at a time: memory is taken for what is there, not promised."""
+    size = max(1, _BLOCK_SAMPLES // handle.channels)
+    read = 0
+    try:
+        _seek(handle, segment.offset, size)
+        while read < frames:
+            block = handle.read(min(size, frames - read), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            read += len(block)
+            yield block
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"{segment}: the audio data cannot be decoded ({error}); the file is damaged or cut short, "
+            "copy or convert it again",
+            "broken data",
+        ) from error
+    if read != frames:
+        raise AudioError(
+            f"{segment}: the data ends after {read} of {frames} samples although the header promises them; "
+            "the file is cut short, copy or convert it again",
+            "truncated file",
+        )
+
+
+def _seek(handle: soundfile.SoundFile, offset: int, size: int) -> None:
+    """Go to a sample, by reading up to it where libsndfile cannot do better (GSM 6.10, G.721, ...)."""
+    if handle.seekable():
+        handle.seek(offset)
+        return
+    while offset > 0:
+        skipped = len(handle.read(min(size, offset), dtype="float32"))
+        if not skipped:
+            return
+        offset -= skipped
 
 
 def _open(path: str | Path) -> soundfile.SoundFile:
@@ -165,69 +285,8 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         ) from error
 
 
-def _checked_info(path: str | Path, handle: soundfile.SoundFile) -> AudioInfo:
-    if cut := _CUT_DATA.search(handle.extra_info):
-        promised, found = int(cut[1]), int(cut[2])
-        if found < promised < _STREAMED_SIZE:
-            raise AudioError(
-                f"{path}: cut short, the header promises {promised} bytes of audio and only {found} are there; "
-                "copy or convert it again",
-                "truncated file",
-            )
-    if handle.frames <= 0:
-        raise AudioError(f"{path}: holds no samples; copy or convert it again, or leave it out", "no samples")
-    frames = handle.frames
-    if handle.format == "MP3" and not _mp3_length_known(path):
-        # libsndfile's guess is where it stops reading: what it guesses too long does no harm.
-        counted = _mp3_samples(path)
-        frames = counted if 0 < counted <= handle.frames else _UNKNOWN_FRAMES
-    if frames >= _UNKNOWN_FRAMES:
-        raise AudioError(
-            f"{path}: its header does not tell its length, so that it could only be guessed; write the header again "
-            f"without touching the audio, for example: ffmpeg -i IN -c copy OUT.{handle.format.lower()}",
-            "unknown length",
-        )
-    return AudioInfo(frames, handle.samplerate, handle.channels)
-
-
-def _mp3_length_known(path: str | Path) -> bool:
-    """Whether the first frame is a Xing, Info or VBRI tag.
-
-    Without one libsndfile guesses the length from the first frame's bit rate, and silently stops reading there: of a
-    variable bit rate file more than half may be lost.
-    """
-    with open(path, "rb") as file:
-        head = file.read(10)
-        file.seek(_mp3_begin(head))
-        first_frame = file.read(4096)
-    return any(tag in first_frame for tag in (b"Xing", b"Info", b"VBRI"))
-
-
-def _mp3_begin(head: bytes) -> int:
-    """Where the first frame begins: behind the ID3v2 tag, which may hold pictures; its size has 7 bits a byte."""
-    if head[:3] != b"ID3":
-        return 0
-    return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-
-
-def _mp3_samples(path: str | Path) -> int:
-    """Samples per channel by all frames' headers (ISO 11172-3, 13818-3, layer III); 0 where they do not add up."""
-    data = Path(path).read_bytes()
-    position, end = _mp3_begin(data[:10]), len(data)
-    if data[-128:-125] == b"TAG":  # ID3v1
-        end -= 128
-    samples = 0
-    while position < end:
-        header = int.from_bytes(data[position : position + 4], "big")
-        version, layer, bit_rate, rate = header >> 19 & 3, header >> 17 & 3, header >> 12 & 15, header >> 10 & 3
-        if header >> 21 != 0x7FF or version == 1 or layer != 1 or not 0 < bit_rate < 15 or rate == 3:
-            return 0
-        is_mpeg1 = version == 3
-        kbit = _MP3_KBIT[is_mpeg1][bit_rate - 1]
-        hz = _MP3_HZ[rate] >> {3: 0, 2: 1, 0: 2}[version]  # MPEG-2 halves the rates, and 2.5 halves them again
-        position += (144 if is_mpeg1 else 72) * 1000 * kbit // hz + (header >> 9 & 1)
-        samples += 1152 if is_mpeg1 else 576
-    return samples if position == end else 0
+def _info(path: str | Path, handle: soundfile.SoundFile) -> AudioInfo:
+    return AudioInfo(check_header(path, handle), handle.samplerate, handle.channels)
 
 
 def _segment_frames(segment: Segment, info: AudioInfo) -> int:

@@ -6,6 +6,13 @@ from typing import Any
 
 from fairseq.data.audio.data_cfg import S2TDataConfig
 
+from lst_fairseq.yaml_files import not_a_text, read_yaml
+
+#: Settings that are texts: an unquoted ``no`` is none.
+_TEXTS = ("target_lang", "source_lang", "prompt", "cot_separator", "audio_root")
+#: Settings of fairseq's that are mappings.
+_MAPPINGS = ("instructions", "transforms", "feature_transforms", "waveform_transforms", "dataset_transforms")
+
 
 class LstDataConfig(S2TDataConfig):
     """Data configuration of ``lst_st``; the file may be missing, since every setting has a default.
@@ -22,11 +29,26 @@ class LstDataConfig(S2TDataConfig):
     def __init__(self, yaml_path: Path):
         self.inputs_are_waveforms = True
         self.path = yaml_path
-        if yaml_path.is_file():
-            super().__init__(yaml_path)
-            self.config = self.config or {}
-        else:
-            self.config, self.root = {}, yaml_path.parent
+        self.root = yaml_path.parent
+        self.config: dict[str, Any] = (read_yaml(yaml_path) or {}) if yaml_path.exists() else {}
+        self._check()
+
+    def _check(self) -> None:
+        """ValueError where a setting is not of its type; null is as good as no setting."""
+        if not isinstance(self.config, dict):
+            raise ValueError(f"{self.path}: not settings, one `name: value` a line; it holds {self.config!r:.100}")
+        self.config = {name: value for name, value in self.config.items() if value is not None}
+        for name in _TEXTS:
+            if not isinstance(value := self.config.get(name, ""), str):
+                raise ValueError(f"{self.path}: `{name}` {not_a_text(value)}")
+        for name in _MAPPINGS:
+            if not isinstance(value := self.config.get(name, {}), dict):
+                what = "tasks to texts" if name == "instructions" else "subsets to transforms"
+                raise ValueError(f"{self.path}: `{name}` is a mapping from {what}, not {value!r:.100}")
+        for task, texts in self.config.get("instructions", {}).items():
+            for text in (task, *(texts if isinstance(texts, list) and texts else [texts])):
+                if not isinstance(text, str):
+                    raise ValueError(f"{self.path}: `instructions` of task {task!r}: a text {not_a_text(text)}")
 
     @property
     def use_audio_input(self) -> bool:
@@ -78,7 +100,4 @@ class LstDataConfig(S2TDataConfig):
     @property
     def instructions(self) -> dict[str, Any] | None:
         """Instructions for each task."""
-        given = self.config.get("instructions")
-        if given is not None and not isinstance(given, dict):
-            raise ValueError(f"{self.path}: `instructions` is a mapping from tasks to texts, not {given!r}")
-        return given
+        return self.config.get("instructions")

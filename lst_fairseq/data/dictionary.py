@@ -1,16 +1,18 @@
 """The LLM's tokenizer seen as a fairseq Dictionary: index i of the dictionary is id i of the LLM."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tokenizers
 import torch
-import transformers
 from fairseq.data import Dictionary
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: Everything that some reader of text files takes for the end of a line or field.
 LINE_BREAKS = "[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]+"
@@ -139,6 +141,9 @@ class LlmDictionary(Dictionary):
 
     def fingerprint(self) -> str:
         """A hash of all that a text's ids depend on: the whole tokenizer, and the versions of its libraries."""
+        import tokenizers
+        import transformers
+
         self._check_bound()
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError
 from lst_fairseq.data.manifest import Row
+from lst_fairseq.utils.files import temporary
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,13 @@ class FeatureCache:
             file = files[row.segment.path]
             digest.update(f"{row.segment} {file.st_size} {file.st_mtime_ns}\n".encode())
         self.directory = Path(root) / digest.hexdigest()[:16]
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"--cache-features {root}: cannot be written ({error.strerror}); "
+                "name a folder that can be"
+            ) from error
         self.width = width
         self.ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
         self.starts = self.ends - lengths
@@ -103,7 +110,7 @@ class FeatureCache:
         path = self.directory / name
         if not path.exists():
             # Beside, then linked: processes that start together must not cut each other's file short.
-            beside = path.with_suffix(f".{os.getpid()}.tmp")
+            beside = temporary(path)
             try:
                 np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
                 _reserve(beside)

@@ -4,6 +4,9 @@ A manifest is UTF-8 text, tab separated, without quoting, one line a segment, wi
 ``id``, ``audio`` (``a.wav`` or ``a.wav:offset:frames``), ``n_frames``, ``tgt_text`` and, where known, ``src_text``,
 ``speaker``, ``src_lang``, ``tgt_lang``, ``task``. Other columns are ignored. A line whose ``audio`` is empty and whose
 ``n_frames`` is 0 is text only: its ``src_text`` is translated instead of speech.
+
+fairseq's own preparation (``save_df_to_tsv``) puts a backslash before each quote and backslash; :func:`unescaped` takes
+them off a file that is written so throughout.
 """
 
 import logging
@@ -19,7 +22,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, segment_samples
+from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, check_audio, segment_samples
+from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ COLUMNS = ("id", "audio", "n_frames", "src_text", "tgt_text", "speaker", "src_la
 #: The segment of a line that is text only.
 NO_AUDIO = Segment("")
 
+_ESCAPED = re.compile(r'\\(["\\])')
 _BREAKS_A_LINE = re.compile(r"\s*[\t\r\n]\s*")
 
 
@@ -129,6 +134,31 @@ def read_manifest(
     return _check_audio(path, rows, n_frames, skip_bad_audio)
 
 
+def read_columns(path: str | Path) -> list[dict[str, str]]:
+    """A manifest's lines with all their columns as they stand, checked as :func:`read_manifest` does but for audio."""
+    read_manifest(path, check_audio=False)
+    columns, lines = _split(str(path))
+    return [dict(zip(columns, text.split("\t"), strict=True)) for _, text in lines]
+
+
+def unescaped(text: str) -> tuple[str, list[int]]:
+    """A manifest's text without the backslashes that Python's csv module writes before quotes and backslashes.
+
+    It is taken to be written so where there is such a quote, and no quote or backslash without one before it; else it
+    stays as it is, since a backslash may be part of the texts. (Texts in which every quote has a backslash, such as
+    code, and which were written by :func:`write_manifest`, cannot be told from these.)
+
+    Returns the text, and the numbers of the lines that have lost backslashes, the first being 1.
+    """
+    if '\\"' not in text:
+        return text, []
+    without = _ESCAPED.sub("", text)
+    if '"' in without or "\\" in without:
+        return text, []
+    changed = [number for number, line in enumerate(text.split("\n"), start=1) if "\\" in line]
+    return _ESCAPED.sub(r"\1", text), changed
+
+
 def _segment_parser(root: str | Path) -> Callable[[str], Segment]:
     """``Segment.parse`` for many segments of few files: each path is checked and joined to the root once."""
     joined: dict[str, str] = {}
@@ -160,15 +190,18 @@ def _text_only(source: str, n_frames: int) -> Segment:
     return NO_AUDIO
 
 
-def audio_headers(paths: Iterable[str], label: str = "audio headers") -> dict[str, AudioInfo | AudioError]:
+def audio_headers(
+    paths: Iterable[str], label: str = "audio headers", whole_files: bool = False
+) -> dict[str, AudioInfo | AudioError]:
     """Read the header of each distinct file once, many at a time: path -> header, or the error that reading it gave.
 
-    Shows progress under ``label`` when it takes longer than two seconds.
+    Shows progress under ``label`` when it takes longer than two seconds. With ``whole_files`` compressed files are read
+    to their end as well (:func:`~lst_fairseq.data.audio.check_audio`).
     """
 
     def read(path: str) -> AudioInfo | AudioError:
         try:
-            return audio_info(path)
+            return check_audio(path) if whole_files else audio_info(path)
         except AudioError as error:
             return error
 
@@ -182,8 +215,11 @@ def audio_headers(paths: Iterable[str], label: str = "audio headers") -> dict[st
 def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> int:
     """Write rows (mappings with the names in COLUMNS; optional ones may be missing) and return their number.
 
-    A tab or line break inside a field becomes one space, with the whitespace around it. The file appears whole or not
+    A tab or line break inside a text becomes one space, with the whitespace around it. The file appears whole or not
     at all: an interrupted run leaves an earlier one as it was.
+
+    Raises:
+        ManifestError: a column is missing, or an id or path cannot stand in a line as it is.
     """
     count = 0
     with atomic_text(path) as file:
@@ -191,6 +227,8 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> in
         for row in rows:
             if missing := [column for column in REQUIRED_COLUMNS if column not in row]:
                 raise ManifestError(f"{path}:{count + 2}: cannot write a row without {', '.join(missing)}: {dict(row)}")
+            for column in ("id", "audio"):
+                _check_name(str(row[column]), f"{path}:{count + 2}: {column}")
             file.write("\t".join(_one_line(str(row.get(column, ""))) for column in COLUMNS) + "\n")
             count += 1
     return count
@@ -199,14 +237,22 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> in
 @contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
     """A UTF-8 text file to write, put in its place only when the block ends without an error."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(Path(path)) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+def _check_name(text: str, where: str) -> None:
+    """Refuse an id or a path that would be another one when it is read again."""
+    if _BREAKS_A_LINE.search(text):
+        raise ManifestError(
+            f"{where}: {text!r} has a tab or line break in it, which no line of a manifest can hold; rename the "
+            "file or folder"
+        )
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ManifestError(f"{where}: {text!r} is not UTF-8; rename the file or folder") from None
 
 
 def _one_line(text: str) -> str:
@@ -221,12 +267,14 @@ def _split(path: str) -> tuple[list[str], list[tuple[int, str]]]:
     except FileNotFoundError:
         raise ManifestError(f"{path}:1: no such manifest; prepare the data first or check the path") from None
     try:
-        # Split at \n alone: str.splitlines and text mode would also split at \x85, U+2028 or a lone \r in a sentence.
-        lines = data.decode("utf-8-sig").split("\n")
+        text, changed = unescaped(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise ManifestError(f"{path}:{number}: not UTF-8 text ({error.reason}); save the manifest as UTF-8") from None
-    lines = [line[:-1] if line.endswith("\r") else line for line in lines]
+    if changed:
+        logger.info("%s: a backslash before each quote and backslash, taken off %d lines", path, len(changed))
+    # Split at \n alone: str.splitlines and text mode would also split at \x85, U+2028 or a lone \r in a sentence.
+    lines = [line[:-1] if line.endswith("\r") else line for line in text.split("\n")]
     columns = lines[0].split("\t")
     missing = [column for column in REQUIRED_COLUMNS if column not in columns]
     doubled = [column for column, times in Counter(columns).items() if times > 1]

@@ -6,15 +6,18 @@ one for each utterance and epoch, and decoding takes the first. In text translat
 otherwise the speech does.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: LST's conversation (arXiv 2310.02050) and its one instruction for translation; those of the other tasks are ours.
 LST_TEMPLATE = "USER: {speech} {instruction} ASSISTANT:"
@@ -52,6 +55,8 @@ NO_TOKEN = -1
 
 def language_name(code: str) -> str:
     """English name of a language code: ``de``, ``de_DE`` and ``de-AT`` -> ``German``; an unknown code is an error."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
     base = re.split("[-_]", code)[0].lower()
     if base not in LANGUAGES:
         raise ValueError(f"unknown language code {code!r}; known: {', '.join(sorted(LANGUAGES))}")
@@ -156,7 +161,7 @@ class PromptSettings:
 
 
 def _texts(task: str, texts: Any) -> tuple[str, ...]:
-    listed = (texts,) if isinstance(texts, str) else tuple(texts or ())
+    listed = tuple(texts) if isinstance(texts, list | tuple) else (texts,)
     if not listed or not all(isinstance(text, str) and text.strip() for text in listed):
         raise ValueError(f"instructions of task {task!r}: give a text or a list of texts, not {texts!r}")
     return tuple(text.strip() for text in listed)
@@ -184,19 +189,19 @@ class Prompt:
     after: tuple[int, ...]
 
     @classmethod
-    def from_text(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> "Prompt":
+    def from_text(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
         """Tokenise a filled template; the begin-of-sentence token stands first where the LLM has one."""
         bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
         before, after = text.split("{speech}")
         return cls(bos + _encode(before.strip(), tokenizer), _encode(after.strip(), tokenizer))
 
     @classmethod
-    def from_chat(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> "Prompt":
+    def from_chat(cls, text: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
         """Tokenise a filled chat template, which writes its own special tokens and means every space and newline."""
         before, after = text.split("{speech}")
         return cls(_encode(before, tokenizer), _encode(after, tokenizer))
 
-    def around_text(self, ids: Sequence[int]) -> "Prompt":
+    def around_text(self, ids: Sequence[int]) -> Prompt:
         """The whole prompt of a source text: its token ids in the place of the speech, and no speech."""
         return Prompt((*self.before, *ids, *self.after), ())
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import logging
-import os
-import secrets
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lst_fairseq.data.dictionary import LlmDictionary
+from lst_fairseq.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +120,8 @@ def _read(path: Path, key: str, count: int) -> Tokens | None:
 
 def _write(path: Path, key: str, tokens: Tokens) -> None:
     """Write beside and rename: processes that start together each put a whole file there."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            with open(part, "xb") as file:
-                np.savez(file, key=np.array(key), ids=tokens.ids, ends=tokens.ends)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as beside, open(beside, "wb") as file:
+            np.savez(file, key=np.array(key), ids=tokens.ids, ends=tokens.ends)
     except OSError as error:
         logger.info(f"{path}: the tokens cannot be kept for the next start ({error})")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 
 RECORD_KEY = "lst_record"
 FORMAT = 1

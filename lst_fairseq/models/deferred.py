@@ -90,7 +90,8 @@ def empty_llm(directory: Path, config: PretrainedConfig, dtype: str, attention: 
     check_attention(attention, directory)
     kind = (config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-        llm = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=kind, attn_implementation=attention).eval()
+        settings = {"dtype": kind, "attn_implementation": attention, "trust_remote_code": False}
+        llm = AutoModelForCausalLM.from_config(copy.deepcopy(config), **settings).eval()
     llm.tie_weights()
     stored = _stored(directory)
     found = {

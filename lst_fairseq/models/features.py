@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank, window_function
 
 SAMPLE_RATE = 16_000
 
@@ -29,6 +28,8 @@ FRAMES_AT_ONCE = 16_384
 @lru_cache(maxsize=8)
 def _kaldi_filters(num_mel_bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mel filters [257, num_mel_bins] and Povey window [400], both float64."""
+    from transformers.audio_utils import mel_filter_bank, window_function
+
     filters = mel_filter_bank(
         num_frequency_bins=KALDI_FFT // 2 + 1,
         num_mel_filters=num_mel_bins,

@@ -10,13 +10,18 @@ from transformers import (
     DynamicCache,
     PretrainedConfig,
     PreTrainedModel,
+    cache_utils,
 )
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 logger = logging.getLogger(__name__)
 
 #: Layers whose past is keys and values, one a position, which can be selected by row; a sliding window keeps the last.
-CACHE_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+#: DummyLayer, which has none of its own, came with transformers 5.23.
+CACHE_LAYERS = tuple(
+    getattr(cache_utils, name)
+    for name in ("DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer")
+    if hasattr(cache_utils, name)
+)
 #: What ``forward`` calls its cache: in transformers from 5.24 on, and before or in code of its own.
 CACHE_ARGUMENTS = ("cache", "past_key_values")
 #: Settings that say how long a model's table of positions is, or the sequences that its rotation was trained on.

@@ -9,8 +9,14 @@ A and B are all that is trained and stored; B is zero at first, so that the LLM 
 peft is imported where it is used: that takes seconds, which every command that imports the plugin would wait for.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import nn
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
 

@@ -1,9 +1,15 @@
-"""The model ``lst``: speech frontend, adapter, LLM, and what its checkpoints hold."""
+"""The model ``lst``: speech frontend, adapter, LLM, and what its checkpoints hold.
+
+What builds the LLM is imported where it is used: transformers' models take seconds to import, and
+``fairseq-train --help`` imports this file.
+"""
+
+from __future__ import annotations
 
 import logging
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fairseq.models import (
@@ -13,7 +19,6 @@ from fairseq.models import (
     register_model_architecture,
 )
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import DEFAULT_SOURCE, Prompts
@@ -29,11 +34,8 @@ from lst_fairseq.models.checkpoint import (
     record_of,
 )
 from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
-from lst_fairseq.models.decoder import LlmDecoder
-from lst_fairseq.models.deferred import deferred_embedding_outputs, empty_llm, stand_ins
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend
-from lst_fairseq.models.llm import attention_for, embedding_outputs
 from lst_fairseq.models.lora import add_lora
 from lst_fairseq.models.pretrained import (
     fingerprint,
@@ -43,6 +45,11 @@ from lst_fairseq.models.pretrained import (
     model_source,
     tokenizer_fingerprint,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from lst_fairseq.models.decoder import LlmDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +79,12 @@ class LstModel(FairseqEncoderDecoderModel):
             _choose_trained(encoder.frontend, frontend_top_layers)
 
     @classmethod
-    def build_model(cls, cfg: LstModelConfig, task: Any) -> "LstModel":
+    def build_model(cls, cfg: LstModelConfig, task: Any) -> LstModel:
         """Build from pretrained parts; the task knows their directories, the dictionary and the prompt."""
+        from lst_fairseq.models.decoder import LlmDecoder
+        from lst_fairseq.models.deferred import deferred_embedding_outputs
+        from lst_fairseq.models.llm import embedding_outputs
+
         apply_architecture(cfg, "lst")
         trained = train_modules(cfg.train_modules)
         dictionary: LlmDictionary = task.target_dictionary
@@ -207,6 +218,11 @@ def _choose_trained(frontend: SpeechFrontend, top_layers: int) -> None:
 
 
 def _load_llm(cfg: LstModelConfig, path: str, trained: list[str]) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    from lst_fairseq.models.deferred import empty_llm, stand_ins
+    from lst_fairseq.models.llm import attention_for
+
     check_llm_dtype(cfg.llm_dtype, trained)
     directory = model_directory(path, "--llm")
     config = model_config(directory, "--llm")

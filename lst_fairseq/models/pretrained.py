@@ -1,22 +1,24 @@
 """Pretrained parts on disk: finding them, and telling one from another without reading all of it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
 import struct
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import is_flash_attn_2_available, logging
 
 from lst_fairseq.integrity import Damaged, check_records, check_regular, read_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
 #: fingerprinted in a second.
@@ -27,6 +29,9 @@ ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 
 #: Of an error that is about the attention implementation.
 ATTENTION = re.compile("attention|attn", re.IGNORECASE)
+
+#: How transformers opens any directory: nothing is downloaded, and no Python in it is run, or asked about.
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 #: ORG/NAME of the Hugging Face hub.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -62,10 +67,42 @@ def model_source(path: str | None, flag: str) -> Path:
     """What holds a model's weights: a single file as fairseq writes it, or else :func:`model_directory`."""
     if path and Path(path).expanduser().is_file():
         return Path(path).expanduser()
+    if path and path.endswith(".pt") and not Path(path).expanduser().exists():
+        raise ValueError(f"{flag} {path}: no such file; give a fairseq checkpoint or a model's directory")
     return model_directory(path, flag)
 
 
+def check_moved(speech_encoder: str | None, llm: str | None) -> None:
+    """Raise a ValueError if a part is not where it is said to lie now; None: nothing is said."""
+    if speech_encoder is not None:
+        model_source(speech_encoder, "--speech-encoder")
+    if llm is not None:
+        model_directory(llm, "--llm")
+
+
+def ctc_source(path: str | None, dictionary: Path | None) -> tuple[Path, Path | None]:
+    """What holds a model with a CTC head, and for a file of fairseq's the dictionary of its labels.
+
+    Raises:
+        ValueError: one of them is not there, or a directory was given a dictionary.
+    """
+    source = model_source(path, "--speech-encoder")
+    if source.is_file():
+        dictionary = dictionary or source.with_name("dict.ltr.txt")
+        if not dictionary.is_file():
+            raise ValueError(
+                f"{dictionary}: no such file; --dict names the dictionary that the checkpoint was fine-tuned with "
+                "(dict.ltr.txt)"
+            )
+    elif dictionary is not None:
+        raise ValueError(f"--dict {dictionary}: is for fairseq files; {path} is a directory, which has a tokenizer")
+    return source, dictionary
+
+
 def _cached_model(hub_id: str, flag: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     try:
         return Path(snapshot_download(hub_id, local_files_only=True))
     except (OSError, HFValidationError) as error:  # the hub's LocalEntryNotFoundError is an OSError
@@ -82,11 +119,14 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
         ValueError: config.json cannot be read, or its model type is none of the ``known`` ones (if any are given);
             the message names the flag, the directory and the known types.
     """
+    from transformers import AutoConfig, PretrainedConfig
+
     try:
         model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
         if not known or model_type in known:
-            return AutoConfig.from_pretrained(directory, local_files_only=True)
+            return AutoConfig.from_pretrained(directory, **LOCAL)
     except Exception as error:  # the checks of transformers' configurations raise what they like
+        refuse_own_code(directory, flag, error)
         raise ValueError(
             f"{flag} {directory}: transformers cannot read its config.json: {in_words(error)}; copy it again"
         ) from error
@@ -95,13 +135,45 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
     )
 
 
+def load_tokenizer(directory: Path, flag: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory.
+
+    Raises:
+        ValueError: it needs Python code of its own; or what transformers raises over a missing or damaged one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory, **LOCAL)
+    except ValueError as error:
+        refuse_own_code(directory, flag, error)
+        raise
+
+
+def refuse_own_code(directory: Path, flag: str, error: Exception) -> None:
+    """Say in one line that a directory needs its own Python code, if that is what transformers' error is about.
+
+    Raises:
+        OwnCodeError: that is so.
+    """
+    if "trust_remote_code" in str(error):
+        raise OwnCodeError(
+            f"{flag}{' ' * bool(flag)}{directory}: needs Python code of its own (auto_map in its JSON files), which "
+            "is never run; give a model of a type that transformers knows by itself"
+        ) from None
+
+
+class OwnCodeError(ValueError):
+    """A directory whose model works only with Python code that comes with it."""
+
+
 def load_pretrained(
     cls: Any,
     directory: Path,
     config: PretrainedConfig,
     unused: tuple[str, ...] = (),
     *,
-    dtype: torch.dtype | str = torch.float32,
+    dtype: torch.dtype | str = "float32",
     attn_implementation: str | None = None,
     key_mapping: dict[str, str] | None = None,
 ) -> PreTrainedModel:
@@ -132,12 +204,13 @@ def load_pretrained(
                 directory,
                 config=config,
                 dtype=dtype,
-                local_files_only=True,
+                **LOCAL,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # check_loaded lists them; transformers' own error does not
                 **settings,
             )
     except Exception as error:  # a damaged configuration or file fails anywhere in transformers
+        refuse_own_code(directory, "", error)
         attention = isinstance(error, ImportError | ValueError) and ATTENTION.search(str(error))
         if attn_implementation is not None and attention:
             raise ValueError(_attention_message(attn_implementation, directory, str(error))) from error
@@ -158,6 +231,8 @@ def check_attention(attn_implementation: str, directory: Path) -> None:
     """Raise a ValueError that lists the choices if the attention implementation is unknown or not installed."""
     if attn_implementation not in ATTENTIONS:
         raise ValueError(_attention_message(attn_implementation, directory, "unknown"))
+    from transformers.utils import is_flash_attn_2_available
+
     if attn_implementation == "flash_attention_2" and not is_flash_attn_2_available():
         reason = "needs a CUDA device and the package flash-attn (`pip install flash-attn --no-build-isolation`)"
         raise ValueError(_attention_message(attn_implementation, directory, reason))
@@ -271,13 +346,23 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @contextmanager
 def without_load_report() -> Iterator[None]:
-    """Keep transformers from reporting dropped heads as unexpected; :func:`check_loaded` reports what matters."""
+    """Keep transformers from reporting dropped heads as unexpected; :func:`check_loaded` reports what matters.
+
+    Its progress bar stays where someone watches it, and not in a log.
+    """
+    from transformers.utils import logging
+
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
+    hides_bar = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hides_bar:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if hides_bar:
+            logging.enable_progress_bar()
 
 
 def check_loaded(info: dict[str, Any], directory: Path, unused: tuple[str, ...] = ()) -> None:

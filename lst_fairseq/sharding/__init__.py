@@ -11,6 +11,7 @@ fairseq's own backend of that name stands on fairscale, which is no longer kept 
     reader.py      sharded ones read without running code
     agreement.py   what processes must agree on
     startup.py     whether they do, before they join
+    leaving.py     the end of a run
     watch.py       which of them is gone
     install.py     puts all of it behind fairseq's flag
 """

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 
 
 def gathered(value: Any) -> list[Any]:

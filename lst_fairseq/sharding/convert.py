@@ -8,10 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from fairseq import checkpoint_utils
-
-from lst_fairseq.patches import CheckpointError
-from lst_fairseq.sharding.states import PARTS, SHARDS_KEY, assemble, disassemble, read_file
+from lst_fairseq import register
+from lst_fairseq.errors import CheckpointError
+from lst_fairseq.utils.checkpoint_files import check_checkpoint
 
 EXAMPLES = """examples:
   python scripts/convert_checkpoint.py stage2/checkpoint_last.pt stage2/whole.pt      # for other machines and programs
@@ -52,6 +51,11 @@ def convert(source: Path, target: Path, without_optimizer: bool, force: bool) ->
     for path in (target, *replaced):
         if path.exists() and not force:
             raise CheckpointError(f"{path} is there already: give another name, or --force to replace it")
+    check_checkpoint(source)
+    register()
+    from lst_fairseq.patches import save_alone
+    from lst_fairseq.sharding.states import PARTS, SHARDS_KEY, assemble, disassemble, read_file
+
     # Until the new file is in its place, the old one names the old folder.
     numbers = itertools.chain([""], (f".{number}" for number in itertools.count(1)))
     names = (target.with_name(f"{target.name}.shards{number}") for number in numbers)
@@ -65,7 +69,7 @@ def convert(source: Path, target: Path, without_optimizer: bool, force: bool) ->
         new = assemble(str(source), state, parts)
     else:
         new = disassemble({key: value for key, value in state.items() if key not in PARTS or key in parts}, shards)
-    checkpoint_utils.torch_persistent_save(new, str(target))
+    save_alone(new, target)
     for folder in replaced:
         shutil.rmtree(folder)
     size = sum(path.stat().st_size for path in (target, *shards.glob("*")) if path.is_file())

@@ -13,10 +13,8 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 from torch import nn
 
-from lst_fairseq.models.deferred import deferred_weights
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.sharding import startup
-from lst_fairseq.sharding.trainer import ShardedTrainer
+from lst_fairseq.sharding import leaving, startup
 from lst_fairseq.task import LstTask
 
 BACKEND = "fully_sharded"
@@ -30,6 +28,8 @@ def install() -> None:
     @contextmanager
     def fsdp_enable_wrap(cfg: Any) -> Iterator[None]:
         """Build without weights (fairseq_cli/train.py:91); without fairscale, the trainer says that it is missing."""
+        from lst_fairseq.models.deferred import deferred_weights
+
         with ExitStack() as stack:
             with suppress(ImportError):
                 stack.enter_context(enable_wrap(cfg))
@@ -47,7 +47,11 @@ def install() -> None:
 
     def new(cls: type, cfg: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
         sharded = cls is Trainer and isinstance(task, LstTask) and cfg.distributed_training.ddp_backend == BACKEND
-        return object.__new__(ShardedTrainer if sharded else cls)
+        if not sharded:
+            return object.__new__(cls)
+        from lst_fairseq.sharding.trainer import ShardedTrainer
+
+        return object.__new__(ShardedTrainer)
 
     Trainer.__new__ = new
 
@@ -63,3 +67,4 @@ def install() -> None:
             return start(cfg)
 
     distributed_utils.distributed_init = distributed_init
+    leaving.install()

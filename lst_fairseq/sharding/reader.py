@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 
 #: All that the index of a folder is made of, as torch 2.13 writes it.
 _INDEX_TYPES = {
@@ -46,6 +46,8 @@ class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
             return _memory_format
+        if module == "pathlib._local":  # where Python 3.13 says that its paths are; others have no such module
+            module = pathlib.__name__
         known = (module, name) in _INDEX_TYPES
         if known or (module == torch.__name__ and isinstance(getattr(torch, name, None), torch.dtype)):
             return super().find_class(module, name)

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lst_fairseq.checkpoints import loading
+from lst_fairseq.checkpoints.plain import refused, shown
 from lst_fairseq.integrity import (
     check_records,
     check_state,
@@ -34,12 +36,12 @@ from lst_fairseq.integrity import (
 )
 from lst_fairseq.patches import MASTER_KEY, CheckpointError, readable_checkpoint
 from lst_fairseq.sharding.agreement import first_decides, gathered
+from lst_fairseq.sharding.config import SHARDS_KEY
 from lst_fairseq.sharding.reader import SafeReader
+from lst_fairseq.utils.files import making
 
 logger = logging.getLogger(__name__)
 
-#: In a sharded checkpoint's file: the name of the folder beside it.
-SHARDS_KEY = "lst_shards"
 #: Of a placeholder, which is a dictionary of this one entry.
 SHAPE_KEY = "lst_sharded_shape"
 #: Entries of a checkpoint that hold large tensors.
@@ -289,7 +291,8 @@ def open_checkpoint(path: str, device: torch.device) -> tuple[dict[str, Any], So
     def load() -> dict[str, Any] | None:
         if not os.path.isfile(path):
             return None
-        skeleton, found = split(read_file(path), is_large)
+        with loading.reading_for(loading.Purpose(loading.TASK, criterion=False)):
+            skeleton, found = split(read_file(path), is_large)
         tensors.update(found)
         return skeleton
 
@@ -333,7 +336,7 @@ def read_file(path: str) -> dict[str, Any]:
         check_records(path)
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         check_state(state)
-        return state
+        return loading.inspected(path, state)
 
 
 def shards_folder(path: str, state: Mapping[str, Any]) -> Path:
@@ -342,7 +345,10 @@ def shards_folder(path: str, state: Mapping[str, Any]) -> Path:
     Raises:
         CheckpointError: it is not there.
     """
-    folder = Path(path).parent / state[SHARDS_KEY]
+    name = state[SHARDS_KEY]
+    if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
+        raise refused(path, SHARDS_KEY, f"is {shown(name)}, and should be the name of a folder beside it")
+    folder = Path(path).parent / name
     if not folder.is_dir():
         raise CheckpointError(
             f"{path}: a sharded checkpoint without its folder {folder}; keep the two beside each other"
@@ -387,12 +393,10 @@ def assemble(path: str, state: Mapping[str, Any], parts: tuple[str, ...] = PARTS
 def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write a whole state's large tensors into a new folder, in one process; the state with placeholders."""
     skeleton, tensors = split(state, is_large)
-    partial = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
-    except (Exception, CheckpointException) as error:
-        raise _failed_shards(partial, error) from error
-    write_shard_checksums(partial, shard_checksums(partial))
-    os.rename(partial, folder)
+    with making(folder) as partial:
+        try:
+            dcp.save(dict(tensors), checkpoint_id=str(partial), no_dist=True)
+        except (Exception, CheckpointException) as error:
+            raise _failed_shards(partial, error) from error
+        write_shard_checksums(partial, shard_checksums(partial))
     return {**skeleton, SHARDS_KEY: folder.name}

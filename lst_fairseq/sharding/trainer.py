@@ -258,7 +258,7 @@ class ShardedTrainer(Trainer):
         epoch = extra_state["train_iterator"]["epoch"]
         if "previous_training_time" in extra_state:
             self._previous_training_time = extra_state["previous_training_time"]
-            self._start_time = time.time()
+            self._start_time = time.monotonic()  # the clock that run_patches gives the trainer
         self.lr_step(epoch)
         at_start = extra_state["train_iterator"].get("iterations_in_epoch", 0) == 0
         if "metrics" in extra_state and not (reset_meters or at_start):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.distributed import TCPStore
@@ -39,6 +39,9 @@ class Watch:
         host: name under which the first process can be reached.
     """
 
+    #: Those of this process that have not been stopped.
+    running: ClassVar[list["Watch"]] = []
+
     def __init__(self, timeout: float, host: str | None = None):
         self.timeout = timeout
         self.rank = torch.distributed.get_rank()
@@ -59,6 +62,7 @@ class Watch:
         self.explaining = False
         self.thread = threading.Thread(target=self._run, name="lst-watch", daemon=True)
         self.thread.start()
+        self.running.append(self)
 
     def _run(self) -> None:
         interval = self.timeout / SIGNS
@@ -135,6 +139,8 @@ class Watch:
     def stop(self) -> None:
         self.stopped.set()
         self.thread.join()
+        if self in self.running:
+            self.running.remove(self)
 
 
 def is_broken_connection(error: BaseException) -> bool:

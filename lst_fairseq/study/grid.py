@@ -7,15 +7,25 @@ cell      an arm with one seed: one run of the recipe
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lst_fairseq.study.entries import StudyError, axis_position, entry_mapping, entry_name
+from lst_fairseq.study.entries import (
+    StudyError,
+    axis_position,
+    data_entries,
+    entry_count,
+    entry_list,
+    entry_mapping,
+    entry_name,
+    entry_text,
+    setting_text,
+)
+from lst_fairseq.yaml_files import YamlError, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "mustc"
@@ -27,6 +37,8 @@ RESERVED = ("WORK", "SEED", "SPLITS", "FORCE", "TRIPLES")
 #: Steps of the recipe for which a value may set something that the others do not get.
 STAGES = ("stage1", "stage2", "generate")
 METRICS = ("bleu", "chrf")
+#: Arms that a study may have.
+MAX_ARMS = 1000
 
 _KEYS = {"name", "title", "settings", "base", "seeds", "splits", "search", "factors", "reference", "grid"}
 _KEYS |= {"exclude", "claims", "alignment"}
@@ -165,26 +177,24 @@ def read_study(path: str | Path) -> Study:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StudyError(f"{path}: no such file; examples/study has studies to start from") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        content = read_yaml(path, "examples/study has studies to start from")
+    except YamlError as error:
+        raise StudyError(str(error)) from None
     try:
         return _study(entry_mapping(content, "the study", _KEYS), path.stem)
     except StudyError as error:
-        raise StudyError(f"{path}: {error}") from None
+        raise StudyError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def _study(content: Mapping[str, Any], stem: str) -> Study:
     known = recipe_settings()
-    base = _options(content.get("base") or {}, "base", known)
+    base = _options(content.get("base"), "base", known)
     factors = {
         entry_name(factor, "factors"): {
-            entry_name(value, f"factors: {factor}"): _options(given or {}, f"factors: {factor}: {value}", known)
+            entry_name(value, f"factors: {factor}"): _options(given, f"factors: {factor}: {value}", known)
             for value, given in entry_mapping(values, f"factors: {factor}").items()
         }
-        for factor, values in entry_mapping(content.get("factors") or {}, "factors").items()
+        for factor, values in entry_mapping(content.get("factors"), "factors").items()
     }
     if empty := [factor for factor, values in factors.items() if not values]:
         raise StudyError(f"factors: {empty[0]}: has no value; name at least one")
@@ -192,10 +202,14 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         if len(axes := {options.at[0] for options in values.values() if options.at}) > 1:
             raise StudyError(f"factors: {factor}: at: {', '.join(sorted(axes))}: a factor has one such name")
     names = {factor: tuple(values) for factor, values in factors.items()}
-    reference = _assignment(content.get("reference") or {}, "reference", names)
+    reference = _assignment(content.get("reference"), "reference", names)
     reference = {factor: reference.get(factor, values[0]) for factor, values in names.items()}
-    excluded = [_assignment(entry, "exclude", names) for entry in content.get("exclude") or []]
-    blocks = tuple(tuple(_block(block, names)) for block in content.get("grid") or [list(names)])
+    exclude = entry_list(content.get("exclude"), "exclude", "values of factors to leave out")
+    excluded = [_assignment(entry, "exclude", names) for entry in exclude]
+    listed = entry_list(content.get("grid"), "grid", "blocks, each a list of factors to cross") or [list(names)]
+    blocks = tuple(tuple(_block(block, names)) for block in listed)
+    if sum(math.prod(len(names[factor]) for factor in block) for block in blocks) > MAX_ARMS:
+        raise StudyError(f"grid: more than {MAX_ARMS:,} arms; cross fewer factors")
 
     def arm(values: Mapping[str, str]) -> Arm:
         options = merged(base, ((name, factors[name][value]) for name, value in values.items()))
@@ -215,29 +229,29 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
                 grid.append(values)
     arms = tuple(map(arm, grid))
     _check_labels(arms)
-    search = entry_mapping(content.get("search") or {}, "search")
-    claims = tuple(_claim(entry, names, reference, arms) for entry in content.get("claims") or [])
+    search = entry_mapping(content.get("search"), "search")
+    said = entry_list(content.get("claims"), "claims", "claims, each with claim, better and worse")
+    claims = tuple(_claim(entry, names, reference, arms) for entry in said)
     seeds, splits = content.get("seeds", [1]), content.get("splits", ["tst-COMMON"])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s > 0 for s in seeds):
-        raise StudyError(f"seeds: {seeds!r}: give a list of whole numbers above 0")
-    if not isinstance(splits, list) or not splits or not all(isinstance(s, str) for s in splits):
-        raise StudyError(f"splits: {splits!r}: give a list of test splits")
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 < s < 2**32 for s in seeds):
+        raise StudyError(f"seeds: {seeds!r:.200}: give a list of whole numbers above 0")
+    if not isinstance(splits, list) or not splits or not all(isinstance(s, str) and s.strip() for s in splits):
+        raise StudyError(f"splits: {splits!r:.200}: give a list of test splits, each a text")
     metric = search.get("by", "bleu")
     if metric not in METRICS:
         raise StudyError(f"search: by: {metric}: choose one of {', '.join(METRICS)}")
-    if (dev := str(search.get("split", "dev"))) in splits:
+    if (dev := entry_text(search.get("split", "dev"), "search: split")) in splits:
         raise StudyError(f"search: split: {dev} is a test split; settings are chosen on another one")
     candidates = {k: _candidates(v, k, known) for k, v in search.items() if k not in ("by", "seed", "split", "widen")}
-    if not isinstance(widen := search.get("widen", 0), int) or isinstance(widen, bool) or widen < 0:
-        raise StudyError(f"search: widen: {widen!r}: give how many more values may be tried, as a whole number")
+    widen = entry_count(search.get("widen", 0), "search: widen", 0, "how many more values may be tried, as ")
     if widen:
         for setting, values in [*candidates.items(), *(pair for a in arms for pair in a.options.search.items())]:
             _check_numbers(setting, values)
     settings = content.get("settings")
     return Study(
         name=entry_name(content.get("name", stem), "name"),
-        title=str(content.get("title", content.get("name", stem))),
-        settings=None if settings is None else Path(expanded(settings)),
+        title=entry_text(content.get("title", content.get("name", stem)), "title"),
+        settings=None if settings is None else Path(expanded(entry_text(settings, "settings"))),
         seeds=tuple(dict.fromkeys(seeds)),
         splits=tuple(splits),
         dev=dev,
@@ -246,12 +260,12 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         at={(f, v): options.at for f, values in factors.items() for v, options in values.items() if options.at},
         blocks=blocks,
         arms=arms,
-        search_seed=int(search.get("seed", seeds[0])),
+        search_seed=entry_count(search.get("seed", seeds[0]), "search: seed", 1),
         search_metric=metric,
         search_widen=widen,
         search=candidates,
         claims=claims,
-        alignment=int(content.get("alignment") or 0),
+        alignment=entry_count(content.get("alignment") or 0, "alignment"),
     )
 
 
@@ -299,9 +313,8 @@ def _options(given: Any, where: str, known: Sequence[str]) -> Options:
     given = entry_mapping(given, where)
     parts = ("data", "search", "note", "at", *STAGES)
     settings = {name: value for name, value in given.items() if name not in parts}
-    data = dict(entry_mapping(given.get("data") or {}, f"{where}: data", _DATA))
-    if not 0 < float(data.get("fraction", 1)) <= 1:
-        raise StudyError(f"{where}: data: fraction: {data['fraction']}: give a number above 0, up to 1")
+    data = data_entries(given.get("data"), f"{where}: data", _DATA)
+    search = entry_mapping(given.get("search"), f"{where}: search")
     return Options(
         settings=_settings(settings, where, known),
         stages={
@@ -310,26 +323,24 @@ def _options(given: Any, where: str, known: Sequence[str]) -> Options:
             if stage in given
         },
         data={name: expanded(value) if isinstance(value, str) else value for name, value in data.items()},
-        search={name: _candidates(values, name, known) for name, values in (given.get("search") or {}).items()},
-        note=str(given.get("note", "")),
+        search={name: _candidates(values, name, known) for name, values in search.items()},
+        note=entry_text(given.get("note"), f"{where}: note"),
         at=axis_position(given["at"], where) if "at" in given else None,
     )
 
 
 def _settings(given: Mapping[str, Any], where: str, known: Sequence[str]) -> dict[str, str]:
-    for name, value in given.items():
+    for name in given:
         if name in RESERVED:
             raise StudyError(f"{where}: {name} is the study's own to set; leave it out")
         if name not in known:
             raise StudyError(f"{where}: {name}: no such setting; examples/mustc/settings.sh has: {', '.join(known)}")
-        if isinstance(value, bool | list | dict):
-            raise StudyError(f"{where}: {name}: {value!r}: give a text or a number")
-    return {name: expanded(value) for name, value in given.items()}
+    return {name: expanded(setting_text(value, f"{where}: {name}")) for name, value in given.items()}
 
 
 def _candidates(values: Any, name: str, known: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(values, list) or not values:
-        raise StudyError(f"search: {name}: {values!r}: give a list of values to try")
+        raise StudyError(f"search: {name}: {values!r:.200}: give a list of values to try")
     return tuple(_settings({name: value}, "search", known)[name] for value in values)
 
 
@@ -348,7 +359,7 @@ def _block(block: Any, names: Mapping[str, tuple[str, ...]]) -> list[str]:
     if not isinstance(factors, list) or not factors:
         raise StudyError(f"grid: {block!r}: give a list of blocks, each a list of factors to cross")
     for factor in factors:
-        if factor not in names:
+        if not isinstance(factor, str | int | float) or factor not in names:
             raise StudyError(f"grid: no factor is called {factor!r}; there are: {', '.join(names)}")
     return factors
 
@@ -376,7 +387,7 @@ def _claim(
         found[side] = next((arm for arm in arms if arm.values == wanted), None)
         if found[side] is None:
             raise StudyError(f"{where}: the grid has no such arm; add a block to `grid`")
-    return Claim(str(given["claim"]), found["better"], found["worse"])
+    return Claim(entry_text(given["claim"], "claims: claim"), found["better"], found["worse"])
 
 
 def _check_labels(arms: Sequence[Arm]) -> None:

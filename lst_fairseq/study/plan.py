@@ -24,13 +24,15 @@ from typing import Any
 
 import yaml
 
-from lst_fairseq.data.preparation import CONFIG
+from lst_fairseq.data.preparation import config_text
+from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import RECIPE, ROOT, Arm, Study
 
 KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
 #: What does not change what training gives.
 _HOST = {"NUM_WORKERS", "LOG_INTERVAL", "SAVE_INTERVAL", "CACHE_FEATURES"}
 _DECODING = {"CHECKPOINT", "BEAM", "LENPEN", "MAX_LEN_B", "GEN_BATCH_TOKENS", "EXTRA_GENERATE_ARGS"}
+_DECODING |= {"TOKENIZE"}
 _PREPARATION = {"MUSTC_ROOT", "TGT_LANG", "PREP_ARGS"}
 _ELSEWHERE = ("BASELINE", "SYSTEMS", "LORA_LR", "TEXT_")
 _STUDY_CONFIG = "config_study.yaml"
@@ -128,7 +130,15 @@ class Plan:
     @cached_property
     def _file(self) -> str:
         """Content of the settings file."""
-        return "" if self.study.settings is None else self.study.settings.read_text(encoding="utf-8")
+        if self.study.settings is None:
+            return ""
+        try:
+            return self.study.settings.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StudyError(
+                f"settings: {self.study.settings} cannot be read ({reason}); give a file of the recipe's settings"
+            ) from None
 
     def cell(self, arm: Arm, seed: int, chosen: Mapping[str, str]) -> Cell:
         """The cell of an arm with a seed, where settings that are searched have the given values."""
@@ -223,7 +233,7 @@ class Plan:
             commands.append(shlex.join([*select, "--manifest", str(target), *fraction]))
         if data.get("instructions"):
             language = settings.get("TGT_LANG") or self._of_file("TGT_LANG") or "de"
-            text = CONFIG.format(tgt_lang=language) + yaml.safe_dump({"instructions": data["instructions"]})
+            text = config_text(language) + yaml.safe_dump({"instructions": data["instructions"]})
             files[f"data/{_STUDY_CONFIG}"] = text
         return Step("data", f"data {work.name}", work, key, tuple(commands), prep, files=files)
 

@@ -17,12 +17,13 @@ from lst_fairseq.comparison import on_cpus
 from lst_fairseq.comparison_report import plot
 from lst_fairseq.study.grid import Study
 from lst_fairseq.study.run import duration
+from lst_fairseq.utils.markdown import code_block, table_rows
+from lst_fairseq.utils.markdown import escape as escape_markdown
 
 Block = tuple[str, Any]
 #: Lines that a plot can have before it is unreadable.
 PLOT_LINES = 8
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)(%?)")
-_MARKDOWN = re.compile(r"([\\`*_<>\[\]|#~])")
 _VERDICTS = {
     "holds": "holds",
     "contradicted": "does not hold, the reverse does",
@@ -270,16 +271,15 @@ def markdown(parts: Sequence[Block]) -> str:
     lines = []
     for kind, content in parts:
         if kind in ("h1", "h2", "h3"):
-            lines.append(f"{'#' * int(kind[1])} {_escape(content)}")
+            lines.append(f"{'#' * int(kind[1])} {escape_markdown(content)}")
         elif kind == "p":
-            lines.append(_escape(content))
+            lines.append(escape_markdown(content))
         elif kind == "list":
-            lines.append("\n".join(f"- {_escape(item)}" for item in content))
+            lines.append("\n".join(f"- {escape_markdown(item)}" for item in content))
         elif kind == "code":
-            lines.append(f"```\n{content}\n```")
+            lines.append(code_block(content))
         elif kind == "table":
-            rows = [f"| {' | '.join(map(_escape, row))} |" for row in content]
-            lines.append("\n".join([rows[0], "|" + "---|" * len(content[0]), *rows[1:]]))
+            lines.append(table_rows([[escape_markdown(cell) for cell in row] for row in content]))
     return "\n\n".join(lines) + "\n"
 
 
@@ -324,7 +324,3 @@ def console(parts: Sequence[Block]) -> str:
 
 def _listed(items: Sequence[Any]) -> str:
     return ", ".join(map(str, items))
-
-
-def _escape(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", text)

@@ -6,7 +6,6 @@ whoever runs it, and its child processes keep the lock if they outlive the runne
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -18,23 +17,51 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lst_fairseq.data.manifest import atomic_text
 from lst_fairseq.study.grid import ROOT, Arm, Study, recipe_settings
 from lst_fairseq.study.plan import Plan, Step
 from lst_fairseq.study.state import finished, inspect, last_lines, read_record
+from lst_fairseq.utils.files import InUse, Lock
 
 # Runs the script of argument 2 and writes what it used to argument 1. A process of its own, since the kernel counts the
 # memory of a process that starts another one as the other's peak. It outlives the SIGTERM that its script gets, too.
 _LAUNCHER = """
-import json, resource, signal, subprocess, sys
+import contextlib, glob, json, os, resource, signal, subprocess, sys, time
+usage, script, key, every = sys.argv[1:]
+began = time.monotonic()
+
+def running(): # CPU seconds of what runs in this session, and of what that has waited for
+    ticks = 0
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        with contextlib.suppress(OSError), open(path) as file:
+            fields = file.read().rpartition(")")[2].split()
+            if int(fields[3]) == os.getpid() and path != f"/proc/{os.getpid()}/stat":
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+def note(code): # None: it still runs
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = {"key": key, "code": code, "seconds": time.monotonic() - began,
+            "cpu_seconds": ended.ru_utime + ended.ru_stime + running(),
+            "peak_memory_gib": ended.ru_maxrss / 2**20}
+    with contextlib.suppress(OSError): # a full disk
+        with open(usage + ".tmp", "w") as file:
+            json.dump(used, file)
+        os.replace(usage + ".tmp", usage)
+
 signal.signal(signal.SIGTERM, lambda *_: None)
-code = subprocess.call(["bash", "-c", sys.argv[2]], close_fds=False)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-with open(sys.argv[1], "w") as file:
-    json.dump({"cpu_seconds": used.ru_utime + used.ru_stime, "peak_memory_gib": used.ru_maxrss / 2**20}, file)
-sys.exit(code if code >= 0 else 128 - code)
+process = subprocess.Popen(["bash", "-c", script], close_fds=False)
+while process.poll() is None:
+    note(None)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(float(every))
+note(process.returncode)
+sys.exit(process.returncode if process.returncode >= 0 else 128 - process.returncode)
 """
+#: Seconds between two notes of what a step has used, which are all that is known of one that is killed.
+NOTE_EVERY = 5.0
 _PROGRESS = re.compile(r"^ {3}(\S.*update \d+ of \d+.*|\d+ of \d+)$", re.MULTILINE)
 
 
@@ -44,7 +71,7 @@ class Running:
 
     step: Step
     process: subprocess.Popen
-    lock: int
+    lock: Lock
     slot: int
     started: float
 
@@ -125,14 +152,13 @@ class Runner:
     def _start(self, step: Step) -> None:
         """Start a step, unless another process has it."""
         step.record.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(step.record.with_suffix(".lock"), os.O_CREAT | os.O_RDWR)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
+            lock = Lock(step.record.with_suffix(".lock"), f"{step.kind}: {step.name}", "it is waited for")
+        except InUse:
             return
+        _count_killed(step)
         if finished(step):  # by whoever had the lock until now
-            os.close(lock)
+            lock.release()
             return
         for name, target in step.links.items():
             with contextlib.suppress(FileExistsError):
@@ -141,13 +167,13 @@ class Runner:
         slot = next(number for number in range(self.jobs) if number not in taken)
         with open(step.log, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-S", "-c", _LAUNCHER, str(step.record.with_suffix(".usage")), _script(step)],
+                [sys.executable, "-S", "-c", _LAUNCHER, str(_usage(step)), _script(step), step.key, str(NOTE_EVERY)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(step, slot),
                 start_new_session=True,
-                pass_fds=(lock,),
+                pass_fds=(lock.fileno(),),
             )
         self.running.append(Running(step, process, lock, slot, time.monotonic()))
         self.say(f"start   {step.kind}: {step.name}")
@@ -174,8 +200,8 @@ class Runner:
                 continue
             self.running.remove(running)
             seconds = time.monotonic() - running.started
-            _write_record(running.step, code, seconds)
-            os.close(running.lock)
+            _write_record(running.step, code, seconds, _take_usage(running.step))
+            running.lock.release()
             if code:
                 self._failed.add(running.step)
                 self.failures.append(Failure(running.step, last_lines(running.step.log)))
@@ -206,8 +232,9 @@ class Runner:
         for running in self.running:
             os.killpg(running.process.pid, signal.SIGTERM)
         for running in self.running:
-            _write_record(running.step, running.process.wait() or 1, time.monotonic() - running.started)
-            os.close(running.lock)
+            code, seconds = running.process.wait() or 1, time.monotonic() - running.started
+            _write_record(running.step, code, seconds, _take_usage(running.step))
+            running.lock.release()
         self.running.clear()
 
 
@@ -241,25 +268,42 @@ def _script(step: Step) -> str:
     return "\n".join([*lines, *others])
 
 
-def _write_record(step: Step, code: int, seconds: float) -> None:
-    """Add an attempt's cost to the step's record."""
-    before, usage = read_record(step), {"cpu_seconds": 0.0, "peak_memory_gib": 0.0}
-    file = step.record.with_suffix(".usage")
-    if file.exists():  # not of one that was killed outright
-        usage = json.loads(file.read_text(encoding="utf-8"))
-        file.unlink()
+def _write_record(step: Step, code: int | None, seconds: float, usage: Mapping[str, Any]) -> None:
+    """Add an attempt's cost to the step's record; a step without an exit status was killed."""
+    before = read_record(step)
     record = {
         "key": step.key,
         "kind": step.kind,
         "name": step.name,
         "finished": code == 0,
         "seconds": round(before.get("seconds", 0) + seconds, 2),
-        "cpu_seconds": round(before.get("cpu_seconds", 0) + usage["cpu_seconds"], 2),
-        "peak_memory_gib": round(max(before.get("peak_memory_gib", 0), usage["peak_memory_gib"]), 3),
+        "cpu_seconds": round(before.get("cpu_seconds", 0) + usage.get("cpu_seconds", 0), 2),
+        "peak_memory_gib": round(max(before.get("peak_memory_gib", 0), usage.get("peak_memory_gib", 0)), 3),
         "attempts": before.get("attempts", 0) + 1,
     }
     with atomic_text(step.record) as out:
         out.write(json.dumps(record, indent=1) + "\n")
+
+
+def _usage(step: Step) -> Path:
+    """Where the process that runs a step notes what it has used so far."""
+    return step.record.with_suffix(".usage")
+
+
+def _take_usage(step: Step) -> dict[str, Any]:
+    """What was noted of a step with these settings, which is then forgotten; nothing where nothing was."""
+    try:
+        usage = json.loads(_usage(step).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        usage = {}
+    _usage(step).unlink(missing_ok=True)
+    return usage if usage.get("key") == step.key else {}
+
+
+def _count_killed(step: Step) -> None:
+    """Add to the record an attempt whose runner was killed; it may have come to its end without it."""
+    if usage := _take_usage(step):
+        _write_record(step, usage["code"], usage["seconds"], usage)
 
 
 def duration(seconds: float) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import authors_way, decoding, features, gpu, growth, host_memory, loading
+from benchmarks import authors_way, decoding, features, gpu, growth, host_memory, imports, loading, many
 from benchmarks.common import PeakMemory, Timing, ratios
 from benchmarks.growth import Curve, Point
 from benchmarks.model import Training, batch, lst_model
 from lst_fairseq.models import recorded_steps
 from tests.replay import RecordedGraph
+from tests.running import first_stage
 
 LLM = "--layers 2 --width 32 --heads 4 --kv-heads 2 --intermediate 48 --vocabulary 97".split()
 FRONTEND = "--frontend-layers 1 --frontend-width 32 --frontend-heads 2 --adapter-channels 16".split()
@@ -153,3 +154,23 @@ def test_bf16_updates_are_not_lost() -> None:
         losses[dtype] = [float(training.step(sample)) for _ in range(40)]
     fell = {dtype: values[0] - values[-1] for dtype, values in losses.items()}
     assert fell["float32"] > 0.05 and math.isclose(fell["bfloat16"], fell["float32"], rel_tol=0.25)
+
+
+def test_imports_are_measured_in_turns():
+    sides = {"nothing": ["-c", "pass"], "some": ["-c", "import json, decimal, argparse"]}
+    measured = imports.measure(sides, 2)
+    assert list(measured) == list(sides) and measured["nothing"]["ratio"] == 1
+    assert all(row["cpu_seconds"] > 0 for row in measured.values())
+    with pytest.raises(RuntimeError, match=r"python -c raise SystemExit.3.: ended with status 3"):
+        imports.cpu_seconds(["-c", "raise SystemExit(3)"])
+
+
+@pytest.mark.slow
+def test_many_files_and_processes_give_the_same_texts(
+    tmp_path: Path, corpus: Path, backbones: dict[str, str]
+) -> None:
+    checkpoint = ["--checkpoint", str(first_stage(corpus, backbones).path())]
+    sizes = "--processes 2 --files 6 --beam 2 --tokens 4".split()
+    result = run(many, tmp_path, *checkpoint, *sizes)
+    assert result["beside"]["equal"] is True and len(result["beside"]["peaks_mib"]) == 2
+    assert result["one_call"]["equal"] is True and result["one_call"]["files"] == 6

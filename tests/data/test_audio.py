@@ -193,9 +193,9 @@ def test_truncated_compressed_file(tmp_path, suffix, capfd):
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, speechlike(3.0), 16_000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert audio_info(path).frames == 48_000  # what the header says
-    error = refused(read_segment, Segment(str(path)))
-    assert str(path) in str(error) and "cut short" in str(error) and "again" in str(error)
+    for function, arg in ((audio_info, path), (read_segment, Segment(str(path), 0, 100))):
+        error = refused(function, arg)
+        assert str(path) in str(error) and "cut short" in str(error) and "again" in str(error)
     capfd.readouterr()  # libmpg123 complains on the terminal
 
 

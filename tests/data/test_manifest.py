@@ -248,3 +248,22 @@ def test_a_large_manifest_is_read_in_time(corpus):
     start = time.perf_counter()
     assert len(read_manifest(path, corpus).rows) == 23_000
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("column", ["id", "audio"])
+@pytest.mark.parametrize("name", ["a\nb.wav", "a\tb.wav", "a\rb.wav", "a.wav\n", "a\udcff.wav"])
+def test_a_name_that_would_be_another_one_is_refused(tmp_path, column, name):
+    row = {"id": "u", "audio": "a.wav", "n_frames": 1, "tgt_text": "a\tb", column: name}
+    with pytest.raises(ManifestError) as caught:
+        write_manifest(tmp_path / "train.tsv", [{**row, "id": "first", "audio": "a.wav"}, row])
+    assert str(caught.value).startswith(f"{tmp_path}/train.tsv:3: {column}: {name!r} ")
+    assert str(caught.value).endswith("; rename the file or folder") and not list(tmp_path.iterdir())
+
+
+def test_names_that_look_odd_are_kept(corpus):
+    for number, name in enumerate((" a.wav ", "talk:1:2", "ä\u2028.wav", "a'b\"c.wav", "a\\b.wav")):
+        soundfile.write(corpus / name, np.zeros(100), 16_000, format="WAV")
+        row = {"id": name, "audio": str(Segment(str(corpus / name))), "n_frames": 100, "tgt_text": "Eins."}
+        write_manifest(corpus / f"{number}.tsv", [row])
+        (read,) = read_manifest(corpus / f"{number}.tsv").rows
+        assert (read.id, read.segment.path, read.n_samples) == (name, str(corpus / name), 100)

@@ -526,3 +526,17 @@ def test_convolutions(text: str, layers: int) -> None:
 def test_other_texts_are_no_convolutions(text: str) -> None:
     with pytest.raises(ValueError, match="conv_feature_layers"):
         parse_convolutions(text)
+
+
+@pytest.mark.parametrize("rate", [8000, 48_000])
+def test_a_checkpoint_for_another_rate_is_refused(tmp_path, rate):
+    save_wav2vec2(tmp_path)
+    state = torch.load(tmp_path / "wav2vec2_dict.pt", weights_only=True)
+    for stated, message in ((16_000, None), ("${x}", None), (rate, f"its task's sample_rate is {rate}")):
+        state["cfg"]["task"]["sample_rate"] = stated
+        torch.save(state, tmp_path / "other.pt")
+        if message is None:
+            build_frontend(str(tmp_path / "other.pt"))
+            continue
+        with pytest.raises(ValueError, match=rf"--speech-encoder .*other\.pt: {message}"):
+            build_frontend(str(tmp_path / "other.pt"))

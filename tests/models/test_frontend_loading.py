@@ -190,7 +190,24 @@ def test_dtype_and_attention_of_an_llm(backbones: dict[str, str], monkeypatch: p
     choices = "choices: eager, sdpa, flash_attention_2$"
     with pytest.raises(ValueError, match=f"--attn-implementation flash for .*llama: unknown; {choices}"):
         load_pretrained(AutoModelForCausalLM, directory, config, attn_implementation="flash")
-    monkeypatch.setattr("lst_fairseq.models.pretrained.is_flash_attn_2_available", lambda: False)
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: False)
     with pytest.raises(ValueError, match=f"--attn-implementation flash_attention_2 .*flash-attn.*; {choices}") as error:
         load_pretrained(AutoModelForCausalLM, directory, config, attn_implementation="flash_attention_2")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [8000, 48000, "16k", 0, True])
+@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2_bert", "whisper"])
+def test_a_speech_encoder_for_another_rate_is_refused(backbones, tmp_path, kind, rate):
+    directory = tmp_path / kind
+    shutil.copytree(backbones[kind], directory)
+    path = directory / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**settings, "sampling_rate": 16_000}), encoding="utf-8")
+    kept = build_frontend(str(directory)).settings()
+    path.write_text(json.dumps({**settings, "sampling_rate": rate}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json: sampling_rate is .*give .* for 16000 Hz"):
+        build_frontend(str(directory))
+    kept["preprocessor"] = {**kept["preprocessor"], "sampling_rate": rate}
+    with pytest.raises(ValueError, match=r"sampling_rate is .*16000 Hz"):  # of a checkpoint that holds it
+        build_frontend(None, settings=kept)

@@ -225,3 +225,23 @@ def test_help_has_examples(check, capsys):
     with pytest.raises(SystemExit):
         check.main(["--help"])
     assert "python scripts/check_manifest.py data/mustc-de/train.tsv" in capsys.readouterr().out
+
+
+def test_audio_that_would_be_lost(check, folder):
+    samples = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE)
+    files = {"joined.flac": "FLAC", "joined.ogg": "OGG", "joined.mp3": "MP3", "cut.aiff": "AIFF"}
+    for name, container in files.items():
+        soundfile.write(folder / name, samples, RATE, format=container)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(2 * data if "joined" in name else data[:-1000])
+    soundfile.write(folder / "opposite.wav", np.stack([samples, -samples], axis=1), RATE)
+    names = ["joined.flac", "joined.ogg", "joined.mp3", "cut.aiff", "opposite.wav:0:16000", "talk.wav"]
+    write_tsv(folder / "train.tsv", [row(i, name) for i, name in enumerate(names)])
+    status, (found,) = run(check, folder, "train.tsv")
+    assert status == 1
+    assert found["error", "audio beyond the header"] == [2, 3, 4]
+    assert found["error", "truncated file"] == [5]
+    assert found["warning", check.OPPOSITE_PHASE] == [6]
+    _, (found,) = run(check, folder, "train.tsv", options=["--headers-only"])
+    assert found["error", "truncated file"] == [5]
+    assert ("warning", check.OPPOSITE_PHASE) not in found

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from lst_fairseq import recognition
+from lst_fairseq.recognition import Transcriber
 from tests.helpers import load_script, read_tsv, write_tsv
 from tests.models.test_frontend_fairseq import save_ctc, save_hubert, save_wav2vec2
 from tests.speech_models import save_raw
@@ -207,7 +208,7 @@ def test_another_threshold_needs_no_decoding(filter_by_wer, folder, model, trans
     def fail(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(filter_by_wer.Transcriber, "transcribe", fail)
+    monkeypatch.setattr(Transcriber, "transcribe", fail)
     monkeypatch.setattr(recognition, "build_frontend", fail)
     assert run(filter_by_wer, folder, model, "--max-wer", "100") == [f"u{i}" for i in range(5)]
     wers = ("--wers", str(folder / "clean.wer.tsv"))
@@ -227,13 +228,13 @@ def test_an_interrupted_run_goes_on(filter_by_wer, folder, model, monkeypatch):
     lines = wers.read_text(encoding="utf-8").split("\n")
     wers.write_text("\n".join(lines[:4])[:-3], encoding="utf-8")  # header, two rows and a part of the third
     decoded = []
-    transcribe = filter_by_wer.Transcriber.transcribe
+    transcribe = Transcriber.transcribe
 
     def counted(self, waveforms):
         decoded.extend(waveforms)
         return transcribe(self, waveforms)
 
-    monkeypatch.setattr(filter_by_wer.Transcriber, "transcribe", counted)
+    monkeypatch.setattr(Transcriber, "transcribe", counted)
     run(filter_by_wer, folder, model)
     assert len(decoded) == 4 and {row["id"]: row for row in read_tsv(wers)} == before
     # Another segment under the same id is decoded anew.

@@ -150,6 +150,21 @@ def test_an_interrupted_run_goes_on(prep, corpus, monkeypatch):
     assert read_manifest(corpus / "out" / "train.tsv").rows[0].n_samples > 2.9 * 16_000
 
 
+def test_headers_that_were_stored_by_weaker_checks_are_read_again(prep, corpus, monkeypatch):
+    run(prep, corpus)
+    store = corpus / "out" / "headers.txt"
+    fields = [line.split("\t") for line in store.read_text().splitlines()]
+    older = ["\t".join([key.rpartition(":")[0], *rest]) for key, *rest in fields]
+    store.write_text("\n".join([*older, "no header at all", ""]))
+    opened = []
+    audio_info = preparation.audio_info
+    monkeypatch.setattr(preparation, "audio_info", lambda path: opened.append(path) or audio_info(path))
+    run(prep, corpus)
+    assert len(opened) == len(CLIPS)
+    run(prep, corpus)
+    assert len(opened) == len(CLIPS)
+
+
 def test_an_mp3_that_does_not_tell_its_length(prep, corpus):
     clip = corpus / "cv" / "clips" / CLIPS[0][0]
     data = clip.read_bytes()

@@ -1,9 +1,11 @@
 """The running of studies, by the recipe's real scripts on stub commands."""
 
+import contextlib
 import fcntl
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -12,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from lst_fairseq.study import run
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.plan import Plan, Step
 from lst_fairseq.study.results import collect, has_failed, paired_tests, summaries
 from lst_fairseq.study.run import Runner, duration, time_left
 from lst_fairseq.study.state import beyond, finished, inspect, read_record
+from tests.forks import ended, fork
 from tests.recipe import value
 from tests.studies import STUDY, Studies
 
@@ -210,6 +214,44 @@ def test_a_killed_study_goes_on_from_its_checkpoints(studies, monkeypatch):
     assert read_record(step)["attempts"] == 2 and read_record(step)["seconds"] > record["seconds"]
     assert (checkpoint.parent / "train.log").read_text().count("num_updates=10") == 2
     assert len(collect(plan)["cells"]) == 1
+
+
+@pytest.mark.parametrize("killed", ["all", "runner"])
+def test_the_time_of_what_was_killed_outright_counts(studies, monkeypatch, tmp_path, killed):
+    """Of SIGKILL nobody can make a note; what was noted until then counts, or what the step noted at its end."""
+    monkeypatch.setattr(run, "NOTE_EVERY", 0.1)
+    monkeypatch.setenv("TRAIN_SECONDS", "60" if killed == "all" else "1")
+    plan = studies.plan(seeds=[1], factors={"strategy": {"one-stage": {"ONE_STAGE": 1}}}, claims=[])
+    step = plan.cell(plan.study.reference, 1, {}).steps["stage2"]
+    usage, log = step.record.with_suffix(".usage"), step.work / "one-stage" / "train.log"
+    runner = fork(studies.run_study, plan, log=tmp_path / "runner")
+    while not (log.exists() and "num_updates 20" in log.read_text()):
+        time.sleep(0.05)
+    while json.loads(usage.read_text())["seconds"] < 0.3:
+        time.sleep(0.05)
+    os.kill(runner, signal.SIGKILL)
+    ended(runner)
+    if killed == "all":
+        for process in session_of(usage):
+            os.kill(process, signal.SIGKILL)
+    before = len(studies.trainings())
+    monkeypatch.setenv("TRAIN_SECONDS", "0")
+    assert studies.run_study(plan) == [] and len(studies.trainings()) == before + (killed == "all")
+    record = read_record(step)
+    assert record["finished"] and record["attempts"] == (2 if killed == "all" else 1)
+    assert record["seconds"] > (0.3 if killed == "all" else 1) and record["cpu_seconds"] > 0
+    assert not usage.exists() and len(collect(plan)["cells"]) == 1
+
+
+def session_of(usage: Path) -> list[int]:
+    """Processes of a running step, the one first that has the file of its usage among its arguments."""
+    arguments, sessions = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            arguments[int(folder.name)] = (folder / "cmdline").read_bytes().split(b"\0")
+            sessions[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()[3]
+    (leader,) = [process for process, words in arguments.items() if str(usage).encode() in words]
+    return [leader, *(p for p, session in sessions.items() if session == str(leader) and p != leader)]
 
 
 def test_stage_2_that_was_killed_does_not_begin_with_stage_1_again(studies, monkeypatch):

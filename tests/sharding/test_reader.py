@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.sharding.reader import SafeReader
 
 
@@ -79,6 +79,17 @@ def test_reads_what_early_releases_of_python_3_11_write(folder: Path) -> None:
     assert b"getattr" in early.getvalue()
     (folder / ".metadata").write_bytes(early.getvalue())
     assert SafeReader(folder).read_metadata().state_dict_metadata == content.state_dict_metadata
+
+
+@pytest.mark.parametrize("module", [b"pathlib", b"pathlib._local"])  # before Python 3.13, and of it
+def test_reads_what_another_python_writes(folder: Path, module: bytes) -> None:
+    content = SafeReader(folder).read_metadata()
+    content.storage_meta.checkpoint_id = folder
+    pickled = pickle.dumps(content, protocol=2)  # which holds names as they are, without their lengths
+    assert b"cpathlib" in pickled
+    pickled = pickled.replace(b"cpathlib._local\n", b"cpathlib\n").replace(b"cpathlib\n", b"c" + module + b"\n")
+    (folder / ".metadata").write_bytes(pickled)
+    assert SafeReader(folder).read_metadata().storage_meta.checkpoint_id == folder
 
 
 class Attribute:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.sharding import convert
 from lst_fairseq.sharding.states import SHARDS_KEY, _start_folder, assemble, read_file
 
@@ -35,7 +36,7 @@ def sharded(tmp_path: Path) -> Path:
 def test_replacing_removes_the_old_shards_last(sharded: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     command = [str(sharded.with_name("two.pt")), str(sharded), "--force"]
     with monkeypatch.context() as patch:
-        patch.setattr(convert.checkpoint_utils, "torch_persistent_save", fail)
+        patch.setattr(checkpoint_utils, "torch_persistent_save", fail)
         assert convert.main(command) == 1
     assert "the disk is full" in capsys.readouterr().err
     assert weight(sharded) == 1

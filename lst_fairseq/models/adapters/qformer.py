@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from lst_fairseq.models.adapters.base import positive, register_adapter
 from lst_fairseq.models.adapters.projection import ProjectedAdapter, embedding_scale
@@ -34,6 +33,8 @@ class QFormerAdapter(ProjectedAdapter):
         norm: str,
         scale: float = 1.0,
     ):
+        from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
         super().__init__()
         self.window = window
         config = Blip2QFormerConfig(

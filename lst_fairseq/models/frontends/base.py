@@ -8,10 +8,25 @@ import torch
 from fairseq.data.data_utils import numpy_seed
 from torch import Tensor, nn
 
+from lst_fairseq.data.audio import SAMPLE_RATE
+
 WINDOWS = ("exact", "trim")
 BATCHINGS = ("auto", "padded", "equal")
 
+#: Highest numbers in a speech encoder's configuration, by the endings of their names, and any others.
+LARGEST = {"vocab_size": 10_000_000, "layers": 1_000, "size": 16_384, "dim": 16_384, "channels": 16_384}
+LARGEST_NUMBER = 100_000_000
+
 FRONTENDS: dict[str, type["SpeechFrontend"]] = {}
+
+
+def check_rate(rate: Any, where: str) -> None:
+    """ValueError where a model's settings, named by ``where``, ask for audio of another rate than what it will get."""
+    if rate is not None and (isinstance(rate, bool) or rate != SAMPLE_RATE):
+        raise ValueError(
+            f"{where} is {rate!r}, and all audio is read at {SAMPLE_RATE} Hz here; give a speech encoder for "
+            f"{SAMPLE_RATE} Hz"
+        )
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,16 @@ class FrontendOptions:
         """Raise a ValueError that names the range if the model has no such layer."""
         if self.layer is not None and not 1 <= self.layer <= n_layers:
             raise ValueError(f"--frontend-layer {self.layer}: the speech encoder has layers 1 to {n_layers}")
+
+
+def beyond_reason(config: dict[str, Any]) -> str | None:
+    """The name of a number in a speech encoder's configuration, or in a list there, that no encoder has; None: none."""
+    for name, value in config.items():
+        most = next((most for ending, most in LARGEST.items() if str(name).endswith(ending)), LARGEST_NUMBER)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not abs(number) <= most:
+                return name
+    return None
 
 
 def register_frontend(kind: str) -> Callable[[type["SpeechFrontend"]], type["SpeechFrontend"]]:

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
 from lst_fairseq.models.frontends.fairseq_checkpoint import load_fairseq_frontend
 from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
-from lst_fairseq.models.pretrained import fingerprint, model_config, model_directory, model_source
+from lst_fairseq.models.pretrained import fingerprint, model_config, model_source
 
 DEFAULTS = FrontendOptions()
 
@@ -31,16 +32,23 @@ def build_frontend(
     """
     if path and Path(path).expanduser().is_file():
         return load_fairseq_frontend(path, options)
-    if path and path.endswith(".pt") and settings is None and not Path(path).expanduser().exists():
-        raise ValueError(f"--speech-encoder {path}: no such file; give a fairseq checkpoint or a model's directory")
     try:
-        directory = model_directory(path, "--speech-encoder")
+        directory = model_source(path, "--speech-encoder")
     except ValueError:
         if settings is None or (path and Path(path).expanduser().exists()):
             raise
-        return FRONTENDS[settings["kind"]].empty(settings, options)
+        return _from_settings(settings, options)
     config = model_config(directory, "--speech-encoder", known=transformers_kinds())
     return FRONTENDS[config.model_type].load(directory, config, options)
+
+
+def _from_settings(settings: dict[str, Any], options: FrontendOptions) -> SpeechFrontend:
+    try:
+        return FRONTENDS[settings["kind"]].empty(settings, options)
+    except Exception as error:  # transformers and fairseq fail in many ways over settings of wrong types
+        raise CheckpointError(
+            f"the settings of its speech encoder make no model ({' '.join(repr(error).split())[:300]}); copy it again"
+        ) from error
 
 
 def encoder_fingerprint(path: str, options: FrontendOptions) -> str:

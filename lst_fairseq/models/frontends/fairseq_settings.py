@@ -14,6 +14,7 @@ from fairseq.dataclass import FairseqDataclass
 from omegaconf import OmegaConf
 
 from lst_fairseq.integrity import check_records
+from lst_fairseq.models.frontends.base import beyond_reason, check_rate
 from lst_fairseq.patches import UNREADABLE
 
 #: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
@@ -65,11 +66,13 @@ def checkpoint_settings(state: Any) -> tuple[dict[str, Any], str]:
     prefix, kind = MODELS.get(model_name(model), (None, None))
     if kind is None:
         raise ValueError(f"a checkpoint of kind {model_name(model)!r}, which is no speech encoder; known: {known}")
+    _check_rate(task)
     encoder, apply_mask, normalize = model, True, [task, model]
     if prefix:
         if not isinstance(model.get("w2v_args"), dict):
             raise ValueError("its settings lack w2v_args, those of the encoder; use the file as its authors publish it")
         encoder, pretraining_task = sections(model["w2v_args"])
+        _check_rate(pretraining_task)
         if model_name(encoder) not in MODELS or MODELS[model_name(encoder)] != ("", kind):
             raise ValueError(f"its encoder is of kind {model_name(encoder)!r}, which does not serve; known: {known}")
         # Wav2VecEncoder takes the type of layer from the fine-tuned model's settings (wav2vec2_asr.py:441).
@@ -78,6 +81,12 @@ def checkpoint_settings(state: Any) -> tuple[dict[str, Any], str]:
     flags = [section["normalize"] for section in normalize if isinstance(section.get("normalize"), bool)]
     config = {**encoder, "apply_mask": bool(apply_mask)}
     return {"kind": kind, "config": config, "preprocessor": {"normalize": bool(flags and flags[0])}}, prefix
+
+
+def _check_rate(task: dict[str, Any]) -> None:
+    rate = task.get("sample_rate")
+    # A reference to another section says nothing.
+    check_rate(None if isinstance(rate, str) and rate.startswith(("${", "???")) else rate, "its task's sample_rate")
 
 
 def plain(stored: Any) -> Any:
@@ -114,6 +123,8 @@ def encoder_settings(config_class: type[FairseqDataclass], stored: dict[str, Any
         # A reference to another section ("${task.label_rate}") is of no use here.
         unset = value is None or (isinstance(value, str) and value.startswith(("${", "???")))
         settings[field.name] = default if unset else value
+    if name := beyond_reason(settings):
+        raise ValueError(f"its setting {name} is {str(settings[name])[:80]}, beyond reason; copy the file again")
     # How the pretraining saved memory does not bind those who use its encoder.
     settings["checkpoint_activations"] = False
     if "label_rate" in settings:
@@ -121,11 +132,15 @@ def encoder_settings(config_class: type[FairseqDataclass], stored: dict[str, Any
     return settings
 
 
+#: Of a feature extractor, and of its text.
+MOST_CONVOLUTIONS, LARGEST_CONVOLUTION, LONGEST_TEXT = 100, 65_536, 2_000
+
+
 def parse_convolutions(text: str) -> list[tuple[int, int, int]]:
     """(channels, kernel, stride) of each convolution, from a text like ``[(512, 10, 5)] + [(512, 3, 2)] * 4``.
 
     Raises:
-        ValueError: the text is anything but sums and multiples of lists of three whole numbers.
+        ValueError: the text is anything but sums and multiples of lists of three whole numbers, or makes too many.
     """
 
     def layers(node: ast.expr) -> list[tuple[int, int, int]]:
@@ -133,21 +148,23 @@ def parse_convolutions(text: str) -> list[tuple[int, int, int]]:
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return layers(left) + layers(right)
             case ast.BinOp(left=left, op=ast.Mult(), right=ast.Constant(value=int(times))) if 0 < times < 100:
-                return layers(left) * times
+                several = layers(left)
+                if len(several) * times <= MOST_CONVOLUTIONS:
+                    return several * times
             case ast.List(elts=elements):
                 return [numbers(element) for element in elements]
         raise ValueError
 
     def numbers(node: ast.expr) -> tuple[int, int, int]:
         channels, kernel, stride = ast.literal_eval(node)
-        if not all(type(number) is int and number > 0 for number in (channels, kernel, stride)):
+        if not all(type(number) is int and 0 < number <= LARGEST_CONVOLUTION for number in (channels, kernel, stride)):
             raise ValueError
         return channels, kernel, stride
 
     try:
-        convolutions = layers(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, TypeError):
+        convolutions = layers(ast.parse(text.strip(), mode="eval").body) if len(text) <= LONGEST_TEXT else []
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError):
         convolutions = []
-    if not convolutions:
-        raise ValueError(f"conv_feature_layers {text!r} is no list of (channels, kernel, stride)")
+    if not 0 < len(convolutions) <= MOST_CONVOLUTIONS:
+        raise ValueError(f"conv_feature_layers {str(text)[:200]!r} is no list of (channels, kernel, stride)")
     return convolutions

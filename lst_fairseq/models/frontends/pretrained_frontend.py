@@ -1,18 +1,23 @@
 """Frontends over transformers' speech encoders: loading, rebuilding, inner layers, CTC heads and time masking."""
 
+from __future__ import annotations
+
 import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCTC, PretrainedConfig, PreTrainedModel
 
 from lst_fairseq.integrity import read_json
-from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
+from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend, check_rate
 from lst_fairseq.models.pretrained import load_pretrained
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class PretrainedFrontend(SpeechFrontend):
@@ -29,8 +34,8 @@ class PretrainedFrontend(SpeechFrontend):
         ctc_head: the directory's CTC head.
     """
 
-    #: What is built: a transformers class, or auto class.
-    model_class: Any = AutoModel
+    #: What is built: a transformers class, or auto class; a name, as importing it takes seconds.
+    model_class: str = "transformers:AutoModel"
     #: Where the encoder's parameters are in a larger model's checkpoint (regular expression to replacement), if
     #: transformers does not see to it by itself.
     key_mapping: ClassVar[dict[str, str] | None] = None
@@ -54,7 +59,7 @@ class PretrainedFrontend(SpeechFrontend):
             self.drop_what_follows_the_layers()
 
     @classmethod
-    def load(cls, directory: Path, config: PretrainedConfig, options: FrontendOptions) -> "PretrainedFrontend":
+    def load(cls, directory: Path, config: PretrainedConfig, options: FrontendOptions) -> PretrainedFrontend:
         """Load weights and preprocessor_config.json from a directory.
 
         Raises:
@@ -64,6 +69,7 @@ class PretrainedFrontend(SpeechFrontend):
         preprocessor = read_json(path) if path.is_file() else {}
         if not isinstance(preprocessor, dict):
             raise ValueError(f"{path}: a {type(preprocessor).__name__} and not an object; copy it again")
+        check_rate(preprocessor.get("sampling_rate"), f"--speech-encoder {path}: sampling_rate")
         if options.ctc:
             _check_ctc(directory, config)
 
@@ -73,10 +79,15 @@ class PretrainedFrontend(SpeechFrontend):
         return cls._build(load, config, preprocessor, options)
 
     @classmethod
-    def empty(cls, settings: dict[str, Any], options: FrontendOptions) -> "PretrainedFrontend":
+    def empty(cls, settings: dict[str, Any], options: FrontendOptions) -> PretrainedFrontend:
         def make(model_class: Any, reduced: PretrainedConfig) -> PreTrainedModel:
-            return getattr(model_class, "from_config", model_class)(reduced)
+            if hasattr(model_class, "from_config"):  # an auto class
+                return model_class.from_config(reduced, trust_remote_code=False)
+            return model_class(reduced)
 
+        from transformers import AutoConfig
+
+        check_rate(settings["preprocessor"].get("sampling_rate"), "the speech encoder's settings: sampling_rate")
         return cls._build(make, AutoConfig.for_model(**settings["config"]), settings["preprocessor"], options)
 
     @classmethod
@@ -86,7 +97,7 @@ class PretrainedFrontend(SpeechFrontend):
         config: PretrainedConfig,
         preprocessor: dict[str, Any],
         options: FrontendOptions,
-    ) -> "PretrainedFrontend":
+    ) -> PretrainedFrontend:
         options.check_layer(getattr(config, cls.layer_count))
         # The model is built without what is not used, so that it is neither loaded nor held.
         reduced = copy.deepcopy(config)
@@ -96,7 +107,9 @@ class PretrainedFrontend(SpeechFrontend):
         if options.layer is not None:
             setattr(reduced, cls.layer_count, options.layer)
         if not options.ctc:
-            return cls(make(cls.model_class, reduced), config, preprocessor, options)
+            return cls(make(resolve_name(cls.model_class), reduced), config, preprocessor, options)
+        from transformers import AutoModelForCTC
+
         with_head = make(AutoModelForCTC, reduced)
         return cls(with_head.base_model, config, preprocessor, options, with_head.lm_head)
 

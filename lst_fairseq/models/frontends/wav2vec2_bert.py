@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2 import SeamlessM4Tv2SpeechEncoder
 
 from lst_fairseq.models.features import KALDI_FRAME, KALDI_HOP, kaldi_log_mel
 from lst_fairseq.models.frontends.base import padding_mask, register_frontend
@@ -60,7 +59,7 @@ class SeamlessFrontend(Wav2Vec2BertFrontend):
     built nor loaded. There is no time masking in this model.
     """
 
-    model_class = SeamlessM4Tv2SpeechEncoder
+    model_class = "transformers.models.seamless_m4t_v2.modeling_seamless_m4t_v2:SeamlessM4Tv2SpeechEncoder"
     key_mapping: ClassVar[dict[str, str]] = {r"^speech_encoder\.": ""}
     layer_count = "speech_encoder_layers"
 

@@ -4,9 +4,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import WhisperFeatureExtractor
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from lst_fairseq.models.features import whisper_log_mel
 from lst_fairseq.models.frontends.base import padding_mask, register_frontend
@@ -24,11 +21,13 @@ class WhisperFrontend(PretrainedFrontend):
     Speech longer than a window goes through consecutive windows. A row never depends on its batch companions.
     """
 
-    model_class = WhisperEncoder
+    model_class = "transformers.models.whisper.modeling_whisper:WhisperEncoder"
     key_mapping: ClassVar[dict[str, str]] = {r"^(model\.)?encoder\.": ""}
     layer_count = "encoder_layers"
 
     def __init__(self, *args: Any, **kwargs: Any):
+        from transformers import WhisperFeatureExtractor
+
         super().__init__(*args, **kwargs)
         n_mels = self.config.num_mel_bins
         extractor = WhisperFeatureExtractor(**{"feature_size": n_mels, **self.preprocessor})
@@ -87,6 +86,8 @@ class WhisperFrontend(PretrainedFrontend):
 
     def _encode_own(self, log_mels: Tensor, lengths: Tensor) -> Tensor:
         """transformers' WhisperEncoder.forward for any length and with a mask: [W, mels, 2 N], lengths [W]."""
+        from transformers.masking_utils import create_bidirectional_mask
+
         model = self.model
         # Only the first convolution reads beyond a row's end: the second one's last input is the row's last frame.
         log_mels = log_mels.masked_fill(~padding_mask(2 * lengths, log_mels.size(2)).unsqueeze(1), 0)

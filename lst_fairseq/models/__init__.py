@@ -1,0 +1,1 @@
+"""The model: speech frontend, adapter and LLM, and what its checkpoints hold."""

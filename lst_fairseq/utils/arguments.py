@@ -1,0 +1,45 @@
+"""Values of command lines, checked as they are read: for argparse's ``type``."""
+
+import argparse
+import math
+import re
+
+#: As torch.device takes it: ``cuda``, ``cuda:1``.
+_DEVICE = re.compile(r"[a-z]\w*(:\d+)?")
+
+
+def positive(text: str) -> int:
+    """A number that counts something."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """Any number but infinity."""
+    if not math.isfinite(value := _number(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a number")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A number that measures something."""
+    if not 0 < (value := _number(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def device_name(text: str) -> str:
+    """The name of a device by its form; whether there is such a device is PyTorch's to say."""
+    if not _DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the name of a device, such as cpu, cuda or cuda:1"
+        )
+    return text

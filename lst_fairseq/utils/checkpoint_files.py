@@ -1,0 +1,80 @@
+"""What can be said of a checkpoint before PyTorch is imported: is it there, and all of it?"""
+
+import zipfile
+from pathlib import Path
+
+from lst_fairseq.errors import CheckpointError
+
+#: Of an exported directory: its settings.
+SETTINGS_FILE = "lst.json"
+#: The types that its LLM's weights may have.
+EXPORTED_DTYPES = ("float32", "bfloat16", "float16")
+#: How a file of ``torch.save`` begins: a zip archive, or before PyTorch 1.6 a pickle of protocol 2.
+ZIP, OLD_PICKLE = b"PK\x03\x04", b"\x80\x02"
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Raise the error that reading a checkpoint would end in, where a look at it is enough.
+
+    Args:
+        path: a file that fairseq-train wrote, or a directory of scripts/export.py.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        OSError: it cannot be opened.
+        CheckpointError: not a checkpoint, or not all of it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    if path.is_dir():
+        try:
+            open(path / SETTINGS_FILE, "rb").close()
+        except FileNotFoundError as error:
+            raise not_exported(path, error) from None
+        return
+    with open(path, "rb") as file:
+        head = file.read(len(ZIP))
+    if not head:
+        raise incomplete(path, "it is empty")
+    if head.startswith(OLD_PICKLE):
+        return
+    if head != ZIP:
+        raise refused(path, f"it begins with {head!r}, as no file of PyTorch's does")
+    if not zipfile.is_zipfile(path):
+        raise incomplete(path, "the end of the zip archive is missing")
+
+
+def check_absent(out: str | Path) -> None:
+    """Raise a FileExistsError if there is something where a directory is to be made."""
+    if Path(out).exists():
+        raise FileExistsError(f"{out} exists already: give another directory, or remove it first")
+
+
+def incomplete(path: str | Path, reason: object) -> CheckpointError:
+    """The error on a file of which a part is missing."""
+    return CheckpointError(
+        f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
+        f"({_short(reason)}); use an earlier one from the same folder"
+    )
+
+
+def refused(path: str | Path, reason: object) -> CheckpointError:
+    """The error on a file that is no checkpoint, or one that could run code."""
+    return CheckpointError(
+        f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
+        f"could run code ({_short(reason)}); use a checkpoint that fairseq-train wrote with this plugin"
+    )
+
+
+def not_exported(directory: str | Path, reason: object) -> CheckpointError:
+    """The error on a directory that holds no exported model."""
+    return CheckpointError(
+        f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({reason}); export the "
+        "checkpoint again"
+    )
+
+
+def _short(reason: object) -> str:
+    text = " ".join(str(reason).split())[:300]
+    return text or type(reason).__name__
