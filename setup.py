@@ -32,6 +32,7 @@ REQUIREMENTS = [
     "jiwer>=3.1,<5",
     "PyYAML>=6.0.1,<7",
     "tqdm>=4.66,<5",
+    "zlib-ng>=0.5.1,<2",  # CRC-32 six times as fast as zlib, by which checksums are compared without it
     # fairseq's:
     "omegaconf>=2.3,<2.4",
     "hydra-core>=1.3.2,<1.4",

@@ -180,7 +180,7 @@ def name_misfitting_checkpoints() -> None:
             cause = error.__context__ if general else error
             if (failure := explained_failure(cause, [filename])) is error:
                 raise
-            raise failure from None if isinstance(cause, CheckpointError) else cause
+            raise failure from None if isinstance(cause, CheckpointError) or failure is cause else cause
 
     @functools.wraps(load_ensemble)
     def load_model_ensemble_and_task(filenames: list[str], *args: Any, **kwargs: Any) -> Any:

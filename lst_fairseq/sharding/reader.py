@@ -2,10 +2,13 @@
 
 import pathlib
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
+from torch.distributed.checkpoint.api import CheckpointException
 
 from lst_fairseq.errors import CheckpointError
 
@@ -86,3 +89,31 @@ class SafeReader(FileSystemReader):
             index.storage_meta = metadata.StorageMeta()
         index.storage_meta.load_id = self.load_id
         return index
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The first process's error of those that torch reports together."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    return next((failure for failure, _ in failures.values()), error)
+
+
+def in_words(error: BaseException) -> str:
+    """Type and end of an error's text, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
+
+
+@contextmanager
+def readable_shards(folder: pathlib.Path) -> Iterator[None]:
+    """Turn what reading a folder of shards raises into a CheckpointError that names the folder and the remedy."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (Exception, CheckpointException) as error:
+        cause = cause_of(error)
+        if isinstance(cause, CheckpointError):
+            raise CheckpointError(str(cause)) from None
+        raise CheckpointError(
+            f"{folder}: shards that cannot be read ({in_words(cause)}); copy the folder again from "
+            "where it is whole, or use an earlier checkpoint"
+        ) from error

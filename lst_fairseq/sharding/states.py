@@ -13,8 +13,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from lst_fairseq.integrity import (
 from lst_fairseq.patches import MASTER_KEY, CheckpointError, readable_checkpoint
 from lst_fairseq.sharding.agreement import first_decides, gathered
 from lst_fairseq.sharding.config import SHARDS_KEY
-from lst_fairseq.sharding.reader import SafeReader
+from lst_fairseq.sharding.reader import SafeReader, cause_of, in_words, readable_shards
 from lst_fairseq.utils.files import making
 
 logger = logging.getLogger(__name__)
@@ -164,20 +163,10 @@ def save_shards(state: Mapping[str, Any], save_dir: str, updates: int) -> dict[s
 
 def _failed_shards(partial: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
-        f"{partial}: writing a sharded checkpoint failed ({_in_words(_cause(error))}); those written "
+        f"{partial}: writing a sharded checkpoint failed ({in_words(cause_of(error))}); those written "
         "before are untouched: free some space, or set another --save-dir that all processes see, "
         "and run the same command again to go on"
     )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The first process's error of those that torch reports together."""
-    failures = error.failures if isinstance(error, CheckpointException) else {}
-    return next((failure for failure, _ in failures.values()), error)
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
 
 
 def _own_checksums(folder: Path, rank: int) -> dict[str, Any] | OSError:
@@ -247,23 +236,6 @@ class Shards:
 
 
 Source = WholeFile | Shards
-
-
-@contextmanager
-def readable_shards(folder: Path) -> Iterator[None]:
-    """Turn what reading a folder of shards raises into a CheckpointError that names the folder and the remedy."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (Exception, CheckpointException) as error:
-        cause = _cause(error)
-        if isinstance(cause, CheckpointError):
-            raise CheckpointError(str(cause)) from None
-        raise CheckpointError(
-            f"{folder}: shards that cannot be read ({_in_words(cause)}); copy the folder again from "
-            "where it is whole, or use an earlier checkpoint"
-        ) from error
 
 
 def check_shards(folder: Path) -> None:

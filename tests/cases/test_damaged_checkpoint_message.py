@@ -9,7 +9,7 @@ def test_damaged_checkpoint_message(corpus, backbones, tmp_path, capsys):
     content[content.find(b"optimizer_history") + 3] = 0xFF
     path = tmp_path / "c.pt"
     path.write_bytes(content)
-    assert cli.main(["--checkpoint", str(path), "--device", "cpu", "x.wav"]) == 1
+    assert cli.main(["--checkpoint", str(path), "--device", "cpu", str(corpus / "test.wav")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"lst-translate: {path}: damaged (its record ")
     assert "data.pkl" in line and "copy it again from where it is whole, or use an earlier one" in line
