@@ -100,7 +100,9 @@ for program in sys.argv[1:]:
 
 
 def test_no_program_waits_for_fairseq_to_print_its_usage(tmp_path):
-    scripts = sorted(map(str, (REPOSITORY / "scripts").glob("*.py")))
+    # fairseq_setup.py is no program: it stands for fairseq's setup.py while that is built.
+    found = (REPOSITORY / "scripts").glob("*.py")
+    scripts = sorted(str(path) for path in found if path.name != "fairseq_setup.py")
     programs = [*scripts, "lst_fairseq.cli", "lst_fairseq.launch"]
     command = [sys.executable, "-c", START_ALL, *programs]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
