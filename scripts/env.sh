@@ -7,7 +7,8 @@ LST_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SETUP_STAMP=.lst-fairseq-setup # in the environment: what it was set up from
 
 die() { # one clear line on standard error, and out
-    printf 'error: %s\n' "$*" >&2
+    local text=$*
+    printf 'error: %s\n' "${text//$'\n'/ }" >&2
     exit 1
 }
 

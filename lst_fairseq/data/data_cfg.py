@@ -6,6 +6,7 @@ from typing import Any
 
 from fairseq.data.audio.data_cfg import S2TDataConfig
 
+from lst_fairseq.data.prompt import COT_SEPARATOR, LST_TEMPLATE, PromptSettings
 from lst_fairseq.yaml_files import not_a_text, read_yaml
 
 #: Settings that are texts: an unquoted ``no`` is none.
@@ -49,6 +50,14 @@ class LstDataConfig(S2TDataConfig):
             for text in (task, *(texts if isinstance(texts, list) and texts else [texts])):
                 if not isinstance(text, str):
                     raise ValueError(f"{self.path}: `instructions` of task {task!r}: a text {not_a_text(text)}")
+        try:
+            PromptSettings(
+                template=self.prompt or LST_TEMPLATE,
+                instructions=self.instructions,
+                cot_separator=self.cot_separator or COT_SEPARATOR,
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
 
     @property
     def use_audio_input(self) -> bool:

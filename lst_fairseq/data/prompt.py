@@ -97,8 +97,8 @@ class PromptSettings:
             _check_placeholders(self.template, PLACEHOLDERS, "--prompt")
             if self.template.count("{speech}") != 1:
                 raise ValueError(
-                    f"--prompt {self.template!r} must contain {{speech}} exactly once: that is where the speech goes "
-                    f"(or be {CHAT!r}, for the tokenizer's own chat template)"
+                    f"--prompt {self.template!r} must contain {{speech}} exactly once: write it where the speech goes "
+                    f"(or give {CHAT!r}, for the tokenizer's own chat template)"
                 )
         for task, texts in self.instructions.items():
             for text in texts:
