@@ -16,7 +16,7 @@ from_mustc() {
     local pair=$MUSTC_ROOT/en-$TGT_LANG/data languages split contents more prepare
     if [[ ! -d $pair ]]; then
         languages=$(cd "$MUSTC_ROOT" && for d in en-*/data; do if [[ -d $d ]]; then d=${d%/data}; printf '%s ' "${d#en-}"; fi; done)
-        die "TGT_LANG=$TGT_LANG: there is no $pair; MUSTC_ROOT has ${languages:-no language at all}"
+        die "TGT_LANG=$TGT_LANG: there is no $pair; MUSTC_ROOT has ${languages:-no language at all}; give one of these"
     fi
     for split in "${splits[@]}"; do
         [[ -d $pair/$split ]] || die "$pair has no split $split; it has $(cd "$pair" && echo *): set SPLITS"
