@@ -224,7 +224,7 @@ def check_state(state: Any) -> None:
     """
     import torch  # whose import the rest of this module does without
 
-    kinds = {"optimizer_history": list, "model": dict, "extra_state": dict, "task_state": dict, "lst_shards": str}
+    kinds = {"optimizer_history": list, "model": dict, "extra_state": dict, "task_state": dict}
     if not isinstance(state, dict) or "optimizer_history" not in state:
         raise KeyError("optimizer_history")
     for name, kind in kinds.items():
@@ -245,8 +245,6 @@ def check_state(state: Any) -> None:
     for name, value in model.items() if "lst_record" in model else ():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor | dict):
             raise TypeError(f"its parameter {name!r} is a {type(value).__name__} and not a tensor")
-    if Path(state.get("lst_shards", "x")).name != state.get("lst_shards", "x"):
-        raise TypeError(f"its folder of shards, {state['lst_shards']!r}, does not lie beside it")
 
 
 def read_json(path: Path) -> Any:

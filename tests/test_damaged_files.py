@@ -173,7 +173,6 @@ ODD_STATES: dict[str, dict[str, Any]] = {
     "extra_state": {"extra_state": 1.5},
     "epoch": {"extra_state": {"train_iterator": {"epoch": "x"}}},
     "moments": {"last_optimizer_state": {"state": {0: 3}}},
-    "shards elsewhere": {"lst_shards": "../other"},
 }
 
 

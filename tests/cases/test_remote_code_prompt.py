@@ -97,6 +97,9 @@ def test_in_an_export(corpus, backbones, tmp_path, yes, capsys):
     out = export(first_stage(corpus, backbones).path(), tmp_path / "out", with_frontend=True)
     shutil.move(out / "llm", tmp_path / "plain")
     with_code(str(tmp_path / "plain"), out / "llm", **DIRECTORIES["config"])
+    settings = json.loads((out / "lst.json").read_text())
+    del settings["files"]  # a stranger's would fit
+    (out / "lst.json").write_text(json.dumps(settings))
     audio = f"{corpus / 'test.wav'}:1000:8000"
     assert main(["--checkpoint", str(out), "--device", "cpu", audio]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"lst-translate: --llm {out / 'llm'}: {MESSAGE}")

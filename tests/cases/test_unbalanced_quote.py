@@ -27,7 +27,8 @@ def test_the_script_ends(text):
     for script in ('read_words words "$TEXT" EXTRA_TRAIN_ARGS', 'read_words words "$TEXT" EXTRA_TRAIN_ARGS || true'):
         done = run(f"{script}; echo went on", TEXT=text)
         assert done.returncode == 1 and "went on" not in done.stdout
-        assert f"EXTRA_TRAIN_ARGS={text}: a quote is not closed" in done.stderr
+        shown = text.replace("\n", " ")
+        assert f"EXTRA_TRAIN_ARGS={shown}: a quote is not closed" in done.stderr
 
 
 @pytest.mark.parametrize(

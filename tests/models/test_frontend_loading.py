@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, WhisperForConditionalGeneration
 
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.frontends import FrontendOptions, build_frontend, encoder_fingerprint
 from lst_fairseq.models.pretrained import fingerprint, load_pretrained, model_directory
 from tests.models.test_frontends import features_alone, waveform
@@ -209,5 +210,5 @@ def test_a_speech_encoder_for_another_rate_is_refused(backbones, tmp_path, kind,
     with pytest.raises(ValueError, match=r"preprocessor_config\.json: sampling_rate is .*give .* for 16000 Hz"):
         build_frontend(str(directory))
     kept["preprocessor"] = {**kept["preprocessor"], "sampling_rate": rate}
-    with pytest.raises(ValueError, match=r"sampling_rate is .*16000 Hz"):  # of a checkpoint that holds it
+    with pytest.raises(CheckpointError, match=r"sampling_rate is .*16000 Hz"):  # which holds it
         build_frontend(None, settings=kept)

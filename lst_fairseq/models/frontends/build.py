@@ -10,7 +10,7 @@ from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
 from lst_fairseq.models.frontends.fairseq_checkpoint import load_fairseq_frontend
 from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
-from lst_fairseq.models.pretrained import fingerprint, model_config, model_source
+from lst_fairseq.models.pretrained import fingerprint, in_words, model_config, model_source
 
 DEFAULTS = FrontendOptions()
 
@@ -47,7 +47,7 @@ def _from_settings(settings: dict[str, Any], options: FrontendOptions) -> Speech
         return FRONTENDS[settings["kind"]].empty(settings, options)
     except Exception as error:  # transformers and fairseq fail in many ways over settings of wrong types
         raise CheckpointError(
-            f"the settings of its speech encoder make no model ({' '.join(repr(error).split())[:300]}); copy it again"
+            f"the settings of its speech encoder make no model ({in_words(error)}); copy it again"
         ) from error
 
 
