@@ -9,8 +9,8 @@
 #
 # Where it installs:
 #   an active virtualenv, or conda environment other than base, is used as it is;
-#   so is an active environment of any kind whose python already has torch >= 2.6 (a GPU build, say), and that torch is kept;
-#   otherwise .venv is made, and sees the system's torch if that is 2.6 or newer.
+#   so is an active environment of any kind whose python already has torch >= 2.8 (a GPU build, say), and that torch is kept;
+#   otherwise .venv is made, and sees the system's torch if that is 2.8 or newer.
 # An importable fairseq >= 0.12.2 that is there is kept. Otherwise fairseq-fixed is installed, without
 # the compiled extensions that speech translation never calls (libbase, libnat and an alignment
 # binding, see scripts/fairseq_setup.py). For these, too, in three minutes more:
@@ -27,10 +27,10 @@ FAIRSEQ=fairseq-fixed==0.12.3.1
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
 
 # --- where ------------------------------------------------------------------------------------------------------------
-has_torch() { # PYTHON: does it import torch >= 2.6, of which pip knows?
+has_torch() { # PYTHON: does it import torch >= 2.8, of which pip knows?
     "$1" -c 'import torch
 from importlib.metadata import version
-raise SystemExit([int(part) for part in version("torch").split(".")[:2]] < [2, 6])' >/dev/null 2>&1
+raise SystemExit([int(part) for part in version("torch").split(".")[:2]] < [2, 8])' >/dev/null 2>&1
 }
 
 venv_options=()
