@@ -15,7 +15,7 @@ README = HERE / "README.md"
 # Of each range the lower end is tested by `scripts/test.sh --lowest`, the upper one by `scripts/test.sh` in a new
 # environment, which gets the newest release below the next major one.
 REQUIREMENTS = [
-    "torch>=2.6,<3",
+    "torch>=2.8,<3",  # 2.6 cannot write a sharded checkpoint by one process alone (no_dist)
     # Before 5.22 a Llama's byte-level tokenizer.json is rebuilt as another tokenizer, but for Python 3.10 there is
     # nothing newer than 5.20.
     'transformers>=5.22,<6; python_version >= "3.11"',
@@ -25,8 +25,8 @@ REQUIREMENTS = [
     "accelerate>=1.10,<2",
     "sentencepiece>=0.2,<0.3",
     "protobuf>=5.26,<8",
-    "numpy>=1.26,<3",
-    "soundfile>=0.12.1,<0.15",
+    "numpy>=2,<3",
+    "soundfile>=0.13,<0.15",
     "soxr>=0.4,<2",
     "sacrebleu>=2.4,<3",
     "jiwer>=3.1,<5",
@@ -37,7 +37,7 @@ REQUIREMENTS = [
     "omegaconf>=2.3,<2.4",
     "hydra-core>=1.3.2,<1.4",
     "bitarray>=2.9,<4",
-    "scikit-learn>=1.4,<2",
+    "scikit-learn>=1.5,<2",
 ]
 
 EXTRAS = {

@@ -1,7 +1,7 @@
 """What setup.py asks for, its extras included, a requirement a line, as pip's -r and -c take it.
 
-    python scripts/requirements.py                  # ranges: torch>=2.6,<3
-    python scripts/requirements.py --lowest         # their lower ends: torch==2.6
+    python scripts/requirements.py                  # ranges: torch>=2.8,<3
+    python scripts/requirements.py --lowest         # their lower ends: torch==2.8
     python scripts/requirements.py --python 3.10    # the ranges for this Python
 
 The file is read and not run, so that this works in an environment where nothing is installed.
@@ -28,10 +28,10 @@ def requirements(path: Path = SETUP) -> list[str]:
 
 
 def lowest(requirement: str) -> str:
-    """``torch==2.6`` of ``torch>=2.6,<3``. Raises ValueError where a range lacks one of its ends."""
+    """``torch==2.8`` of ``torch>=2.8,<3``. Raises ValueError where a range lacks one of its ends."""
     match = RANGE.fullmatch(requirement)
     if match is None:
-        raise ValueError(f"{requirement}: write a range with both ends, as in torch>=2.6,<3")
+        raise ValueError(f"{requirement}: write a range with both ends, as in torch>=2.8,<3")
     name, version, marker = match.groups(default="")
     return f"{name}=={version}{marker}"
 

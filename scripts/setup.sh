@@ -9,8 +9,8 @@
 #
 # Where it installs:
 #   an active virtualenv, or conda environment other than base, is used as it is;
-#   so is an active environment of any kind whose python already has torch >= 2.6 (a GPU build, say), and that torch is kept;
-#   otherwise .venv is made, and sees the system's torch if that is 2.6 or newer.
+#   so is an active environment of any kind whose python already has torch >= 2.8 (a GPU build, say), and that torch is kept;
+#   otherwise .venv is made, and sees the system's torch if that is 2.8 or newer.
 # An importable fairseq >= 0.12.2 that is there is kept. Otherwise fairseq-fixed is installed, without
 # the compiled extensions that speech translation never calls (libbase, libnat and an alignment
 # binding, see scripts/fairseq_setup.py). For these, too, in three minutes more:
@@ -27,10 +27,10 @@ FAIRSEQ=fairseq-fixed==0.12.3.1
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
 
 # --- where ------------------------------------------------------------------------------------------------------------
-has_torch() { # PYTHON: does it import torch >= 2.6, of which pip knows?
+has_torch() { # PYTHON: does it import torch >= 2.8, of which pip knows?
     "$1" -c 'import torch
 from importlib.metadata import version
-raise SystemExit([int(part) for part in version("torch").split(".")[:2]] < [2, 6])' >/dev/null 2>&1
+raise SystemExit([int(part) for part in version("torch").split(".")[:2]] < [2, 8])' >/dev/null 2>&1
 }
 
 venv_options=()
@@ -88,8 +88,8 @@ py() { "$env_dir/bin/python" "$@"; }
 # Nothing is compiled to bytecode here: most modules of torch and transformers are never imported,
 # and Python compiles the others when they first are (the import check at the end does).
 pip() { py -m pip install --disable-pip-version-check --no-input --no-compile "$@"; }
-has_fairseq() {
-    py -c 'import re, fairseq, fairseq.tasks
+has_fairseq() { # with modules that were compiled for the numpy that is there
+    py -c 'import re, fairseq, fairseq.tasks, fairseq.data.data_utils_fast, fairseq.data.token_block_utils_fast
 version = [int(x) for x in re.findall(r"\d+", fairseq.__version__)[:3]]
 raise SystemExit(version < [0, 12, 2])' 2>/dev/null
 }
@@ -98,12 +98,13 @@ pip_alone() { # COMMAND ARGUMENTS...: without the package's requirements, with t
 }
 install_fairseq() { # not isolated, or pip would fetch a second torch; by way of a wheel, for pip freeze
     local source=$scratch/fairseq
-    pip_alone download --no-binary :all: --dest "$scratch" "$FAIRSEQ" &&
+    pip -c "$scratch/constraints.txt" "setuptools>=64,<81" wheel "cython>=3,<4" &&
+        pip_alone download --no-binary :all: --dest "$scratch" "$FAIRSEQ" &&
         mkdir "$source" && tar -xzf "$scratch"/fairseq*.tar.gz -C "$source" --strip-components 1 &&
         mv "$source/setup.py" "$source/setup_of_fairseq.py" &&
         cp "$LST_ROOT/scripts/fairseq_setup.py" "$source/setup.py" &&
         pip_alone wheel --wheel-dir "$scratch" "$source" &&
-        pip --no-deps --no-index --find-links "$scratch" "$FAIRSEQ"
+        pip --force-reinstall --no-deps --no-index --find-links "$scratch" "$FAIRSEQ"
 }
 
 echo "setting up $env_dir (log: $log)"
@@ -111,11 +112,9 @@ if [[ ! -x $env_dir/bin/python ]]; then
     step "virtual environment" "$base_python" -m venv "${venv_options[@]}" "$env_dir"
 fi
 
-build_tools=()
 if has_fairseq; then
     echo "  keeping the fairseq that is there: $(py -c 'import fairseq; print(fairseq.__version__)' 2>/dev/null)"
 else
-    build_tools=("setuptools>=64,<81" wheel "cython>=3,<4")
     command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
         die "fairseq is compiled on installation and there is no C++ compiler: install one (Debian: apt-get install" \
             "build-essential python3-dev; conda: conda install cxx-compiler) and run this again"
@@ -133,9 +132,8 @@ fi
 # version in its metadata, which may lack the "+cu130" of torch.__version__.
 py -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$scratch/constraints.txt"
 
-step "lst-fairseq and its tools" pip -c "$scratch/constraints.txt" \
-    -e "$LST_ROOT[mini,baseline,dev]" "${build_tools[@]}"
-if [[ -n ${build_tools[*]} ]]; then step "$FAIRSEQ" install_fairseq; fi
+step "lst-fairseq and its tools" pip -c "$scratch/constraints.txt" -e "$LST_ROOT[mini,baseline,dev]"
+if ! has_fairseq; then step "$FAIRSEQ" install_fairseq; fi
 
 step "import check" py -c 'import fairseq.tasks, transformers, lst_fairseq, kaldi_native_fbank, espeakng_loader
 from transformers import LlamaForCausalLM'

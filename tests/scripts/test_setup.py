@@ -66,7 +66,7 @@ def test_what_is_installed_is_in_range() -> None:
 @pytest.mark.parametrize(
     ("range_", "pin"),
     [
-        ("torch>=2.6,<3", "torch==2.6"),
+        ("torch>=2.8,<3", "torch==2.8"),
         ('a-b>=1.0.2,<2; python_version < "3.11"', 'a-b==1.0.2; python_version < "3.11"'),
     ],
 )
