@@ -1,23 +1,28 @@
 """Sharded checkpoints read without running code from them."""
 
+import io
 import pathlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.planner import ReadItem
 
 from lst_fairseq.errors import CheckpointError
 
-#: All that the index of a folder is made of, as torch 2.13 writes it.
+#: All that the index of a folder of tensors is made of, as torch 2.13 writes it. ``BytesStorageMetadata`` is not among
+#: them: it stands for something pickled, which torch would unpickle with no regard to what is in it.
 _INDEX_TYPES = {
     (module, name)
     for module, names in {
         metadata.__name__: (
-            "BytesStorageMetadata",
             "ChunkStorageMetadata",
             "Metadata",
             "MetadataIndex",
@@ -57,10 +62,31 @@ class _IndexUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
+class _TensorsOnly(DefaultLoadPlanner):
+    """torch's planner, which unpickles entries that are no tensors (default_planner.py:387)."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        raise CheckpointError(f"{read_item.dest_index.fqn} is no tensor")
+
+
+def read_tensors(folder: pathlib.Path, targets: Mapping[str, Tensor], no_dist: bool = False) -> None:
+    """Fill tensors in place, by name, from a folder of shards, running no code from it.
+
+    Args:
+        folder: where the shards are.
+        targets: of the folder's shapes; DTensors are filled with their own parts.
+        no_dist: in this process alone; else all of them have to call.
+
+    Raises:
+        CheckpointError, CheckpointException: a tensor is not there, or cannot be read.
+    """
+    dcp.load(dict(targets), storage_reader=SafeReader(folder), planner=_TensorsOnly(), no_dist=no_dist)
+
+
 class SafeReader(FileSystemReader):
     """torch's reader of sharded checkpoints, which unpickles an index (``.metadata``) with no regard to what is in it.
 
-    The tensors themselves it reads with weights only.
+    The tensors themselves it reads with weights only; for anything else see :func:`read_tensors`.
     """
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
@@ -75,6 +101,7 @@ class SafeReader(FileSystemReader):
                 index = _IndexUnpickler(file).load()
             if not isinstance(index, metadata.Metadata):
                 raise pickle.UnpicklingError(type(index).__name__)
+            _check_places(index)
         except FileNotFoundError:
             raise CheckpointError(f"{path}: not there, so that this is no complete sharded checkpoint") from None
         except pickle.UnpicklingError as error:
@@ -89,6 +116,16 @@ class SafeReader(FileSystemReader):
             index.storage_meta = metadata.StorageMeta()
         index.storage_meta.load_id = self.load_id
         return index
+
+
+def _check_places(index: metadata.Metadata) -> None:
+    """Raise an UnpicklingError unless the index names tensors alone, and files of the folder."""
+    for name, entry in index.state_dict_metadata.items():
+        if type(entry) is not metadata.TensorStorageMetadata:
+            raise pickle.UnpicklingError(f"{name} is no tensor")
+    for place in index.storage_data.values():
+        if pathlib.PurePath(place.relative_path).name != place.relative_path:
+            raise pickle.UnpicklingError(f"a tensor in the file {place.relative_path} elsewhere")
 
 
 def cause_of(error: BaseException) -> BaseException:

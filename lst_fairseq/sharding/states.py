@@ -36,7 +36,7 @@ from lst_fairseq.integrity import (
 from lst_fairseq.patches import MASTER_KEY, CheckpointError, readable_checkpoint
 from lst_fairseq.sharding.agreement import first_decides, gathered
 from lst_fairseq.sharding.config import SHARDS_KEY
-from lst_fairseq.sharding.reader import SafeReader, cause_of, in_words, readable_shards
+from lst_fairseq.sharding.reader import SafeReader, cause_of, in_words, read_tensors, readable_shards
 from lst_fairseq.utils.files import making
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ class Shards:
     def read(self, targets: Mapping[str, Tensor]) -> None:
         """As :meth:`WholeFile.read`."""
         with readable_shards(self.folder):
-            dcp.load(dict(targets), storage_reader=SafeReader(self.folder))
+            read_tensors(self.folder, targets)
 
 
 Source = WholeFile | Shards
@@ -357,7 +357,7 @@ def assemble(path: str, state: Mapping[str, Any], parts: tuple[str, ...] = PARTS
 
     with readable_shards(folder):
         whole = changed(state, is_placeholder, target)
-        dcp.load(dict(tensors), storage_reader=SafeReader(folder), no_dist=True)
+        read_tensors(folder, tensors, no_dist=True)
     del whole[SHARDS_KEY]
     return changed(whole, lambda value: isinstance(value, Tensor), lambda _, tensor: fp32(tensor))
 

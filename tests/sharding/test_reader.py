@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.api import CheckpointException
 
 from lst_fairseq.errors import CheckpointError
-from lst_fairseq.sharding.reader import SafeReader
+from lst_fairseq.sharding.reader import SafeReader, cause_of, read_tensors
 
 
 class Payload:
@@ -43,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def test_reads_what_torch_writes(folder: Path) -> None:
     expected = torch.load(folder.parent / "expected.pt", weights_only=True)
     found = {name: torch.zeros_like(value) for name, value in expected.items()}
-    dcp.load(found, storage_reader=SafeReader(folder), no_dist=True)
+    read_tensors(folder, found, no_dist=True)
     for name, value in expected.items():
         assert torch.equal(found[name], value) and found[name].dtype == value.dtype
 
@@ -63,6 +65,48 @@ def test_runs_no_code(folder: Path, where: str) -> None:
     with suppress(AttributeError):
         dcp.FileSystemReader(folder).read_metadata()
     assert (folder / "code_was_run").exists()
+
+
+def with_pickled_entry(folder: Path, payload: Any) -> metadata.Metadata:
+    """The index of the folder, in which model/b is no tensor any more, but seems to be of its size."""
+    pickled = io.BytesIO()
+    torch.save(payload, pickled)
+    (folder / "more.distcp").write_bytes(pickled.getvalue())
+    index = SafeReader(folder).read_metadata()
+    entry = metadata.BytesStorageMetadata()
+    vars(entry).update(vars(index.state_dict_metadata["model/b"]))
+    index.state_dict_metadata["model/b"] = entry
+    places = {place: file for place, file in index.storage_data.items() if place.fqn != "model/b"}
+    place = filesystem._StorageInfo("more.distcp", 0, len(pickled.getvalue()))
+    index.storage_data = {**places, metadata.MetadataIndex("model/b"): place}
+    return index
+
+
+def test_unpickles_no_entry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch unpickles what the index calls no tensor, wherever a tensor of that name is asked for."""
+    index = with_pickled_entry(folder, Payload(folder / "code_was_run"))
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+    targets = {"model/b": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match=r"\.metadata: refused, .*BytesStorageMetadata"):
+        SafeReader(folder).read_metadata()
+    # Nor would it be unpickled if it came so far.
+    monkeypatch.setattr(SafeReader, "read_metadata", dcp.FileSystemReader.read_metadata)
+    with pytest.raises(CheckpointException) as caught:
+        read_tensors(folder, targets, no_dist=True)
+    assert str(cause_of(caught.value)) == "model/b is no tensor"
+    assert not (folder / "code_was_run").exists()
+    dcp.load(targets, checkpoint_id=folder, no_dist=True)
+    assert (folder / "code_was_run").exists()  # as torch alone does it
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.distcp", "/elsewhere.distcp", "deeper/elsewhere.distcp"])
+def test_reads_no_file_elsewhere(folder: Path, name: str) -> None:
+    index = SafeReader(folder).read_metadata()
+    place = next(iter(index.storage_data))
+    index.storage_data[place].relative_path = name
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(CheckpointError, match=rf"\.metadata: refused, .*the file {name} elsewhere"):
+        SafeReader(folder).read_metadata()
 
 
 class EarlyPickler(pickle.Pickler):
