@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, check_audio, segment_samples
 from lst_fairseq.utils.files import replacing
+from lst_fairseq.utils.text_files import Unreadable, read_data
 
 logger = logging.getLogger(__name__)
 
@@ -263,9 +264,9 @@ def _one_line(text: str) -> str:
 def _split(path: str) -> tuple[list[str], list[tuple[int, str]]]:
     """Header columns, and (line number, text) of each further line that is not blank."""
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ManifestError(f"{path}:1: no such manifest; prepare the data first or check the path") from None
+        data = read_data(path, "prepare the data first or check the path", "manifest")
+    except Unreadable as error:
+        raise ManifestError(f"{path}:1: {error.reason}") from None
     try:
         text, changed = unescaped(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
