@@ -402,6 +402,21 @@ def test_the_models_own_description(tmp_path):
     assert read_signature(log) is None
 
 
+@pytest.mark.parametrize("text", ['{"adapter": "co', "5", '{"trained": [1]}', '{"trained": "adapter"}', "[" * 100_000])
+def test_a_description_that_was_cut_short_or_changed(tmp_path, text):
+    log = tmp_path / "generate.log"
+    log.write_text(f"noise\nbar\r50 %\nlst signature: {text}\n")
+    message = refused(read_signature, log)
+    assert message.startswith(f"--log {log}:4: what the model says of itself was changed (")
+    assert message.endswith("; give the log as it was written")
+
+
+def test_hypotheses_that_are_too_few_are_named(command, files):
+    files[1].write_text("D-0\t0\tja\n")
+    with pytest.raises(SystemExit, match=f"^error: {files[1]}: 1 hypotheses for 4 references: no hypothesis for"):
+        command.main(["--manifest", str(files[0]), "--hypotheses", str(files[1])])
+
+
 def test_decoding_speed(tmp_path):
     log = tmp_path / "generate.log"
     log.write_text(
