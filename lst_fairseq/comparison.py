@@ -24,6 +24,8 @@ from lst_fairseq.utils.shapes import ShapeError, check_shape, is_number
 from lst_fairseq.utils.text_files import Unreadable, read_data, read_json
 
 PACKAGES = ("torch", "transformers", "fairseq-fixed", "fairseq", "sacrebleu", "lst-fairseq")
+#: Of a score file's sentences.
+SENTENCES = ("ids", "sources", "references", "hypotheses")
 #: What other programs take from a score file, of all that scripts/score.py writes.
 SCORE = {
     "name": str,
@@ -34,7 +36,7 @@ SCORE = {
     "tokenize?": str,
     "log?": (str, int, float, None),
     "durations?": {re.compile(r"\d{1,9}(-\d{1,9}|\+)"): {"segments": int, "bleu": float}},
-    "sentences?": {key: [str] for key in ("ids", "sources", "references", "hypotheses")},
+    "sentences?": {f"{key}?": [str] for key in SENTENCES},
 }
 #: Points that a curve is thinned out to.
 CURVE_POINTS = 300
@@ -71,9 +73,9 @@ def _check_sentences(scores: Mapping[str, Any]) -> None:
     """ShapeError unless there are as many sentences of each kind as segments, and sacreBLEU has the tokeniser."""
     if (tokenize := scores.get("tokenize", DEFAULT_TOKENIZER)) not in BLEU.TOKENIZERS:
         raise ShapeError(f"tokenize is {tokenize[:80]!r}, and sacreBLEU has no such tokeniser")
-    for key in SCORE["sentences?"] if "sentences" in scores else ():
-        if not (count := len(scores["sentences"][key])) or count != scores["segments"]:
-            raise ShapeError(f"sentences.{key} has {count} texts, and segments is {scores['segments']}")
+    for key, texts in scores.get("sentences", {}).items():
+        if key in SENTENCES and (not texts or len(texts) != scores["segments"]):
+            raise ShapeError(f"sentences.{key} has {len(texts)} texts, and segments is {scores['segments']}")
 
 
 def line(system: Mapping[str, Any]) -> str:
@@ -177,7 +179,7 @@ def _check_same(systems: Sequence[Mapping[str, Any]]) -> None:
         if name in seen:
             raise ComparisonError(f"two systems are called {name!r}; score one of them again with another --name")
         seen.add(name)
-        if "sentences" not in system:
+        if not set(SENTENCES) <= set(system.get("sentences", ())):
             raise ComparisonError(f"the score file of {name!r} holds no sentences; score that system again")
         for key in ("corpus", "split", "segments", "tokenize"):
             if key in system and key in first and system[key] != first[key]:

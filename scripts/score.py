@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             hypotheses = in_order(generated, len(rows))
         except ScoreError as error:
-            raise ScoreError(f"{args.hypotheses}: {error}") from None
+            raise ScoreError(f"{args.hypotheses} for {args.manifest}: {error}") from None
         if args.triples > 0:
             print_triples(rows, hypotheses, args.triples)
         content = scored(args, rows, hypotheses)

@@ -237,8 +237,12 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> in
 
 @contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
-    """A UTF-8 text file to write, put in its place only when the block ends without an error."""
-    with replacing(Path(path)) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
+    """A UTF-8 text file to write, put in its place only when the block ends without an error.
+
+    Bytes of a file's name that are no UTF-8 become ``\\udcff`` and the like, which JSON reads as Python's name again.
+    """
+    named = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with replacing(Path(path)) as beside, open(beside, "w", **named) as file:
         yield file
 
 

@@ -200,7 +200,8 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         raise StudyError(f"factors: {empty[0]}: has no value; name at least one")
     for factor, values in factors.items():
         if len(axes := {options.at[0] for options in values.values() if options.at}) > 1:
-            raise StudyError(f"factors: {factor}: at: {', '.join(sorted(axes))}: give all of a factor the same name")
+            named = f"factors: {factor}: at: {', '.join(sorted(axes))}"
+            raise StudyError(f"{named}: a factor has one such name, give all the same")
     names = {factor: tuple(values) for factor, values in factors.items()}
     reference = _assignment(content.get("reference"), "reference", names)
     reference = {factor: reference.get(factor, values[0]) for factor, values in names.items()}
@@ -241,7 +242,7 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
     if metric not in METRICS:
         raise StudyError(f"search: by: {metric}: choose one of {', '.join(METRICS)}")
     if (dev := entry_text(search.get("split", "dev"), "search: split")) in splits:
-        raise StudyError(f"search: split: {dev} is a test split; choose settings on another one")
+        raise StudyError(f"search: split: {dev} is a test split; settings are chosen on another one, name that")
     candidates = {k: _candidates(v, k, known) for k, v in search.items() if k not in ("by", "seed", "split", "widen")}
     widen = entry_count(search.get("widen", 0), "search: widen", 0, "how many more values may be tried, as ")
     if widen:

@@ -137,7 +137,8 @@ class Plan:
             data = read_data(self.study.settings, "give a file of the recipe's settings")
             return data.decode("utf-8")
         except Unreadable as error:
-            raise StudyError(f"settings: {' '.join(str(error).split())}") from None
+            name = " ".join(str(self.study.settings).split())
+            raise StudyError(f"settings: {name} cannot be read ({error.reason})") from None
         except UnicodeDecodeError as error:
             raise StudyError(
                 f"settings: {self.study.settings}: not UTF-8 text ({error.reason}); save it as UTF-8"

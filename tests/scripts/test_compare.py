@@ -308,7 +308,7 @@ def test_command(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixt
     ],
 )
 def test_score_files_with_entries_of_other_kinds(tmp_path: Path, entries: dict[str, object], message: str) -> None:
-    path = write(tmp_path / "bad.json", system("bad", **entries))
+    path = write(tmp_path / "bad.json", {**system("bad"), **entries})
     with pytest.raises(ComparisonError) as caught:
         read_scores(path)
     text = str(caught.value)
