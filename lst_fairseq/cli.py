@@ -12,6 +12,7 @@ from lst_fairseq.data.audio import Segment, audio_info, segment_samples
 from lst_fairseq.models.pretrained import check_moved
 from lst_fairseq.utils.arguments import device_name, finite, positive
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
+from lst_fairseq.utils.files import print_any_name
 
 EXAMPLES = """examples:
   lst-translate --checkpoint checkpoint_last.pt talk.wav
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     if args.user_dir:
         print(Path(__file__).resolve().parent)
         return 0
+    print_any_name()
     if not args.checkpoint or not args.files:
         parser.error("give --checkpoint and at least one FILE (--help shows examples)")
     try:

@@ -11,17 +11,33 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 from lst_fairseq.languages import DEFAULT_TOKENIZER
 from lst_fairseq.scoring import ScoreError, bleu_metric
+from lst_fairseq.utils.shapes import ShapeError, check_shape, is_number
+from lst_fairseq.utils.text_files import Unreadable, read_data, read_json
 
 PACKAGES = ("torch", "transformers", "fairseq-fixed", "fairseq", "sacrebleu", "lst-fairseq")
+#: Of a score file's sentences.
+SENTENCES = ("ids", "sources", "references", "hypotheses")
+#: What other programs take from a score file, of all that scripts/score.py writes.
+SCORE = {
+    "name": str,
+    "bleu": float,
+    "segments": int,
+    "signature": str,
+    "full_signature?": str,
+    "tokenize?": str,
+    "log?": (str, int, float, None),
+    "durations?": {re.compile(r"\d{1,9}(-\d{1,9}|\+)"): {"segments": int, "bleu": float}},
+    "sentences?": {f"{key}?": [str] for key in SENTENCES},
+}
 #: Points that a curve is thinned out to.
 CURVE_POINTS = 300
 
@@ -39,25 +55,34 @@ class ComparisonError(ValueError):
 
 def read_scores(path: str | Path) -> dict[str, Any]:
     """One system's scores, as scripts/score.py wrote them. Raises ComparisonError where the file is not such a file."""
+    missing = "translate and score that system first (examples/mustc/generate.sh)"
     try:
-        scores = json.loads(Path(path).read_text(encoding="utf-8"))
-        scores["name"], scores["bleu"], scores["segments"], scores["signature"]
-    except FileNotFoundError:
+        scores = read_json(path, "score that system again", missing)
+        check_shape(scores, SCORE)
+        _check_sentences(scores)
+    except Unreadable as error:
+        raise ComparisonError(str(error)) from None
+    except ShapeError as error:
         raise ComparisonError(
-            f"{path}: no such file; translate and score that system first (examples/mustc/generate.sh)"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ComparisonError(
-            f"{path}: not a score file of scripts/score.py ({error!r}); score that system again"
+            f"{path}: not a score file of scripts/score.py ({error}); score that system again"
         ) from None
     return scores
+
+
+def _check_sentences(scores: Mapping[str, Any]) -> None:
+    """ShapeError unless there are as many sentences of each kind as segments, and sacreBLEU has the tokeniser."""
+    if (tokenize := scores.get("tokenize", DEFAULT_TOKENIZER)) not in BLEU.TOKENIZERS:
+        raise ShapeError(f"tokenize is {tokenize[:80]!r}, and sacreBLEU has no such tokeniser")
+    for key, texts in scores.get("sentences", {}).items():
+        if key in SENTENCES and (not texts or len(texts) != scores["segments"]):
+            raise ShapeError(f"sentences.{key} has {len(texts)} texts, and segments is {scores['segments']}")
 
 
 def line(system: Mapping[str, Any]) -> str:
     """``NAME: BLEU = 67.12 (300 segments, signature ...), trained 4.00 M parameters in 540 s``."""
     segments = f"{system['segments']} segments, signature {system['signature']}"
     text = f"{system['name']}: BLEU = {system['bleu']:.2f} ({segments})"
-    if "trained_parameters" in system and "train_seconds" in system:
+    if is_number(system.get("trained_parameters")) and "train_seconds" in system:
         text += f", trained {system['trained_parameters'] / 1e6:.2f} M parameters in {system['train_seconds']} s"
     return text
 
@@ -131,7 +156,7 @@ def compare(
     tests, signatures = _paired_tests(systems, baseline, samples, seed)
     compared = []
     for system in systems:
-        kept = {key: value for key, value in system.items() if key not in ("sentences", "log")}
+        kept = {key: value for key, value in system.items() if key not in ("sentences", "log", "curve")}
         curve = read_curve((logs or {}).get(system["name"], ()))
         compared.append({**kept, **tests[system["name"]], **({"curve": curve} if any(curve.values()) else {})})
     others = [system for system in systems if baseline is not None and system["name"] != baseline]
@@ -154,7 +179,7 @@ def _check_same(systems: Sequence[Mapping[str, Any]]) -> None:
         if name in seen:
             raise ComparisonError(f"two systems are called {name!r}; score one of them again with another --name")
         seen.add(name)
-        if "sentences" not in system:
+        if not set(SENTENCES) <= set(system.get("sentences", ())):
             raise ComparisonError(f"the score file of {name!r} holds no sentences; score that system again")
         for key in ("corpus", "split", "segments", "tokenize"):
             if key in system and key in first and system[key] != first[key]:
@@ -258,9 +283,10 @@ def read_curve(paths: Iterable[str | Path]) -> dict[str, list[list[float]]]:
 def _read_log(path: str | Path) -> dict[str, list[list[float]]]:
     curve: dict[str, list[list[float]]] = {"train": [], "dev": []}
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        raise ComparisonError(f"{path}: no such training log; give fairseq-train's output") from None
+        data = read_data(path, "give fairseq-train's output", "training log")
+    except Unreadable as error:
+        raise ComparisonError(str(error)) from None
+    lines = data.decode("utf-8", errors="replace").split("\n")
     wall, dev_tag = 0.0, None
     for match in filter(None, map(_LOGGED.search, lines)):
         tag, body = match[1] or match[2], match[3].strip()
@@ -289,10 +315,13 @@ def _values(body: str, prefix: str) -> dict[str, float]:
         return {key: float(value) for key, value in _PAIR.findall(body)}
     try:
         logged = json.loads(body)
-    except ValueError:  # cut short where training was killed
+    except (ValueError, RecursionError):  # cut short where training was killed
         return {}
-    # What fairseq cannot measure it logs as null.
-    return {key.removeprefix(prefix): float(value) for key, value in logged.items() if value is not None}
+    values = {}
+    for key, value in logged.items():
+        with suppress(TypeError, ValueError, OverflowError):  # what cannot be measured is null
+            values[key.removeprefix(prefix)] = float(value)
+    return values
 
 
 def _thin(points: list[list[float]]) -> list[list[float]]:

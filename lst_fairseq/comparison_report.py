@@ -7,12 +7,28 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from lst_fairseq.comparison import on_cpus
+from lst_fairseq.comparison import ComparisonError, on_cpus
 from lst_fairseq.utils.markdown import code_span, table_rows
 from lst_fairseq.utils.markdown import escape as escape_markdown
+from lst_fairseq.utils.shapes import ShapeError, check_shape
+from lst_fairseq.utils.text_files import Unreadable, read_json
 
+#: What :func:`section` takes from a comparison, of all that scripts/compare.py writes.
+COMPARISON = {
+    "title?": str,
+    "corpus?": (str, float, None),
+    "split?": (str, float, None),
+    "segments": int,
+    "baseline": (str, None),
+    "bootstrap": {"samples": int, "seed": int},
+    "systems": [
+        {"name": str, "bleu": float, "bleu_p?": float, "signature": str, "full_signature?": str},
+    ],
+    "machine?": ({"cpus": int, "gpus": [str], "processor?": (str, None)}, None),
+}
 #: A difference with a smaller p-value is called significant.
 LEVEL = 0.05
 # Of Okabe and Ito: told apart by colour-blind readers too.
@@ -29,12 +45,39 @@ _LOSS = (
 )
 
 
+# --- results files ----------------------------------------------------------------------------------------------------
+
+
+def read_comparison(path: str | Path) -> dict[str, Any]:
+    """What scripts/compare.py wrote to results.json.
+
+    Raises:
+        ComparisonError: the file is not such a file; names it, the entry and the remedy.
+    """
+    try:
+        results = read_json(path, "compare again", "make it with scripts/compare.py")
+        check_shape(results, COMPARISON)
+        names = [system["name"] for system in results["systems"]]
+        if (baseline := results["baseline"]) is None and any("bleu_p" in s for s in results["systems"]):
+            raise ShapeError("baseline is null, and a system has bleu_p")
+        if baseline is not None and baseline not in names:
+            raise ShapeError(f"baseline is {baseline[:80]!r}, and the systems are {', '.join(names)[:200]}")
+    except Unreadable as error:
+        raise ComparisonError(str(error)) from None
+    except ShapeError as error:
+        raise ComparisonError(
+            f"{path}: not a results.json of scripts/compare.py ({error}); compare again"
+        ) from None
+    return results
+
+
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
 def heading(results: Mapping[str, Any]) -> str:
     """What the comparison is on: its ``title``, or corpus and split."""
-    return results.get("title") or ", ".join(results[key] for key in ("corpus", "split") if key in results) or "Results"
+    found = (str(results[key]) for key in ("corpus", "split") if results.get(key) is not None)
+    return results.get("title") or ", ".join(found) or "Results"
 
 
 def cells(results: Mapping[str, Any]) -> list[list[str]]:
@@ -168,7 +211,7 @@ def _texts(row: Mapping[str, Any], names: tuple[str, str]) -> list[tuple[str, st
 def _known(system: Mapping[str, Any], show: Callable[[Mapping[str, Any]], str]) -> str:
     try:
         return show(system)
-    except (KeyError, TypeError, ValueError):  # not there, or an --extra without a value
+    except (KeyError, TypeError, ValueError, OverflowError):  # not there, or an --extra without a value
         return ""
 
 

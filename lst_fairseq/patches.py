@@ -30,7 +30,7 @@ from fairseq.trainer import Trainer
 
 from lst_fairseq import run_patches
 from lst_fairseq.checkpoints import loading
-from lst_fairseq.errors import CheckpointError
+from lst_fairseq.errors import CheckpointError, SettingsError
 from lst_fairseq.integrity import Damaged, check_records, check_state
 from lst_fairseq.utils.checkpoint_files import incomplete, refused
 from lst_fairseq.utils.files import replacing
@@ -200,6 +200,10 @@ def explained_failure(error: Exception, filenames: list[str]) -> Exception:
     text, where = " ".join(str(error).split()), ":".join(filenames)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
     named = text.startswith(("--llm ", "--speech-encoder ")) or any(name in text for name in filenames)
+    if isinstance(error, OSError) and text.startswith("Model file not found: "):  # checkpoint_utils.py:448
+        return CheckpointError(f"{text.split(': ', 1)[1]}: no such checkpoint; check the path")
+    if isinstance(error, SettingsError):
+        return error
     if isinstance(error, OSError) or memory or (named and isinstance(error, ValueError | CheckpointError)):
         return error
     if isinstance(error, ValueError):

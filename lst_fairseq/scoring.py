@@ -7,6 +7,7 @@ References come from the manifest, never from the target dictionary that fairseq
 """
 
 import hashlib
+import io
 import json
 import re
 import subprocess
@@ -22,13 +23,15 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError
 from lst_fairseq.data.manifest import Row, audio_headers
 from lst_fairseq.languages import DEFAULT_TOKENIZER, base_language, is_spaceless, missing_tokenizer
+from lst_fairseq.utils.shapes import ShapeError, check_shape
+from lst_fairseq.utils.text_files import Unreadable, read_data
 
 #: Before the description of the model, as JSON, in fairseq-generate's log.
 SIGNATURE = "lst signature: "
 #: Bounds in seconds of the bins that a score is broken down by; a bin holds its lower bound and not its upper one.
 DURATION_BINS = (0, 5, 10, 20, 50)
 _HYPOTHESIS = re.compile(r"D-(\d+)\t([^\t]*)\t(.*)", re.DOTALL)
-_SPEED = re.compile(r"Translated [\d,]+ sentences .*\(([\d.]+) sentences/s")
+_SPEED = re.compile(r"Translated [\d,]+ sentences .*\((\d+(?:\.\d+)?) sentences/s")
 _SEPARATORS = re.compile(r"[|:\s]+")
 _APOSTROPHES = str.maketrans("", "", "'’ʼ")
 #: Languages whose characters sacreBLEU's TER parts by itself, and the tokenisers of such.
@@ -83,11 +86,12 @@ def read_generated(path: str | Path) -> dict[int, str]:
     """
     try:
         # Split at \n alone: str.splitlines would also split at U+2028, \x85 and the like inside a hypothesis.
-        lines = Path(path).read_bytes().decode("utf-8").split("\n")
-    except FileNotFoundError:
-        raise ScoreError(f"{path}: no such file; translate first (fairseq-generate --results-path DIR)") from None
+        data = read_data(path, "translate first (fairseq-generate --results-path DIR)")
+        lines = data.decode("utf-8").split("\n")
+    except Unreadable as error:
+        raise ScoreError(str(error)) from None
     except UnicodeDecodeError as error:
-        raise ScoreError(f"{path}: not UTF-8 text ({error.reason}); is it fairseq-generate's output?") from None
+        raise ScoreError(f"{path}: not UTF-8 text ({error.reason}); give fairseq-generate's output") from None
     hypotheses: dict[int, str] = {}
     doubled: list[int] = []
     previous = -1
@@ -127,11 +131,20 @@ def read_signature(path: str | Path) -> dict[str, Any] | None:
     """What the model says about itself in fairseq-generate's log: speech encoder, LLM, adapter, prompt.
 
     None where it says nothing, as other models do.
+
+    Raises:
+        ScoreError: the log cannot be read, or that line was cut short or changed.
     """
-    for line in _log_lines(path):
+    for number, line in enumerate(_log_lines(path), start=1):
         _, found, text = line.partition(SIGNATURE)
         if found:
-            return json.loads(text)
+            try:
+                check_shape(model := json.loads(text), {"trained?": ([str], None)})
+            except (ValueError, RecursionError) as error:
+                reason = str(error) if isinstance(error, ShapeError) else f"no JSON: {error}"
+                where = f"--log {path}:{number}: what the model says of itself"
+                raise ScoreError(f"{where} was changed ({reason}); give the log as it was written") from None
+            return model
     return None
 
 
@@ -342,7 +355,7 @@ def full_signature(
     fields["n"] = segments
     if model:
         fields |= {name: model.get(name) for name in ("frontend", "adapter", "llm")}
-        fields["stage"] = ",".join(model.get("trained", ()))
+        fields["stage"] = ",".join(model.get("trained") or ())
     else:
         fields["system"] = settings.get("system")
     fields |= {name: settings.get(name) for name in ("beam", "lenpen", "after")}
@@ -354,10 +367,11 @@ def full_signature(
 
 def _log_lines(path: str | Path) -> list[str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readlines()
-    except FileNotFoundError:
-        raise ScoreError(f"--log {path}: no such file; give what fairseq-generate wrote to standard error") from None
+        data = read_data(path, "give what fairseq-generate wrote to standard error")
+    except Unreadable as error:
+        raise ScoreError(f"--log {error}") from None
+    # Progress bars end lines with \r; str.splitlines would also split inside a prompt.
+    return io.StringIO(data.decode("utf-8", errors="replace"), newline=None).readlines()
 
 
 def _error_rate(hypotheses: Sequence[str], references: Sequence[str], unit: str) -> float:

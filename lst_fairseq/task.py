@@ -23,8 +23,17 @@ from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.feature_cache import FeatureCache
 from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
-from lst_fairseq.data.prompt import COT_SEPARATOR, DEFAULT_SOURCE, LST_TEMPLATE, Prompts, PromptSettings
+from lst_fairseq.data.prompt import (
+    COT_SEPARATOR,
+    DEFAULT_SOURCE,
+    DEFAULT_TASK,
+    LST_TEMPLATE,
+    Prompts,
+    PromptSettings,
+    language_name,
+)
 from lst_fairseq.data.sampling import sampled, sampled_sizes
+from lst_fairseq.errors import SettingsError
 from lst_fairseq.generation_flags import check_flags, check_shards
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
@@ -99,7 +108,9 @@ class LstTask(SpeechToTextTask):
             self._bind_dictionary()
         if self.cfg.max_source_seconds is None:
             self.cfg.max_source_seconds = MAX_SOURCE_SECONDS
-        self.prompts = Prompts(self._prompt_settings(), self.tgt_dict.tokenizer)
+        settings = self._prompt_settings()
+        self._check_languages(settings)
+        self.prompts = Prompts(settings, self.tgt_dict.tokenizer)
         model = FairseqTask.build_model(self, cfg, from_checkpoint)
         self.model = model
         self.rule = LengthRule(
@@ -120,6 +131,17 @@ class LstTask(SpeechToTextTask):
             tgt_lang=cfg.target_lang or data.target_lang or checkpoint.get("tgt_lang"),
             cot_separator=data.cot_separator or checkpoint.get("cot_separator") or COT_SEPARATOR,
         )
+
+    def _check_languages(self, settings: PromptSettings) -> None:
+        """SettingsError where the command line or the data config gives a language without a name to a prompt."""
+        for setting, placeholder in (("source_lang", "src_lang"), ("target_lang", "tgt_lang")):
+            flag, configured = getattr(self.cfg, setting), getattr(self.data_cfg, setting)
+            if (flag or configured) and settings.mentions(placeholder, DEFAULT_TASK):
+                try:
+                    language_name(flag or configured)
+                except ValueError as error:
+                    where = f"--{setting.replace('_', '-')}" if flag else f"{self.data_cfg.path}: `{setting}`"
+                    raise SettingsError(f"{where}: {error}") from None
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         check_shards(cfg)

@@ -5,8 +5,12 @@ from typing import Any
 
 import yaml
 
+from lst_fairseq.utils.text_files import Unreadable, read_data
+
 #: Entries that a file may come to, what its aliases stand for counted each time.
 MAX_ENTRIES = 100_000
+#: Bytes that it may have.
+MAX_BYTES = 1 << 24
 _Loader = yaml.SafeLoader
 
 
@@ -25,11 +29,9 @@ def read_yaml(path: str | Path, remedy: str = "check the path") -> Any:
         YamlError: no such file, not UTF-8, not YAML, a key that stands twice, or aliases that come to too much.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise YamlError(f"{path}: no such file; {remedy}") from None
-    except OSError as error:
-        raise YamlError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
+        text = read_data(path, remedy, max_bytes=MAX_BYTES).decode("utf-8-sig")
+    except Unreadable as error:
+        raise YamlError(str(error)) from None
     except UnicodeDecodeError as error:
         raise YamlError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     try:
@@ -44,7 +46,8 @@ def read_yaml(path: str | Path, remedy: str = "check the path") -> Any:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         raise YamlError(f"{path}{at}: not YAML ({problem}); indent by spaces and quote texts") from None
     except yaml.YAMLError as error:
-        raise YamlError(f"{path}: not YAML ({' '.join(str(error).split())[:200]})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise YamlError(f"{path}: not YAML ({reason}); mend it there, or copy the file again") from None
     except RecursionError:
         raise YamlError(f"{path}: nested too deeply; write it flatter") from None
     except YamlError:

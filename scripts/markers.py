@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from lst_fairseq.utils.text_files import Unreadable, read_data
+
 
 def replaced(text: str, path: Path, body: str, begin_line: str, end_line: str) -> str:
     """The text of a README with ``body`` between its two marker lines.
@@ -38,9 +40,11 @@ def update(path: Path, body: str, begin_line: str, end_line: str, stale: str | N
         stale: instead of writing, what to say where something else stands there; the program ends with it.
     """
     try:
-        before = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        sys.exit(f"error: {path}: no such file; give the README with the marker lines")
+        before = read_data(path, "give the README with the marker lines").decode("utf-8")
+    except Unreadable as error:
+        sys.exit(f"error: {error}")
+    except UnicodeDecodeError as error:
+        sys.exit(f"error: {path}: not UTF-8 text ({error.reason}); save it as UTF-8")
     after = replaced(before, path, body, begin_line, end_line)
     if stale is not None:
         if after != before:

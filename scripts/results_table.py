@@ -14,14 +14,14 @@ signatures. --check ends with an error where the section is not what the files g
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.comparison_report import section
+from lst_fairseq.comparison import ComparisonError
+from lst_fairseq.comparison_report import read_comparison, section
 from lst_fairseq.utils.files import file_errors_in_one_line
 from scripts.markers import update
 
@@ -32,11 +32,9 @@ END = "<!-- end of results -->"
 def read_section(path: Path) -> str:
     """The section of one results file; ends the program with one line where it is not one of scripts/compare.py."""
     try:
-        return section(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        sys.exit(f"error: {path}: no such file; make it with scripts/compare.py")
-    except (ValueError, LookupError, TypeError) as error:
-        sys.exit(f"error: {path}: not a results.json of scripts/compare.py ({error!r}); compare again")
+        return section(read_comparison(path))
+    except ComparisonError as error:
+        sys.exit(f"error: {error}")
 
 
 @file_errors_in_one_line

@@ -196,7 +196,11 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         rows = read_manifest(args.manifest, check_audio=False).rows
-        hypotheses = in_order(read_generated(args.hypotheses), len(rows))
+        generated = read_generated(args.hypotheses)
+        try:
+            hypotheses = in_order(generated, len(rows))
+        except ScoreError as error:
+            raise ScoreError(f"{args.hypotheses} for {args.manifest}: {error}") from None
         if args.triples > 0:
             print_triples(rows, hypotheses, args.triples)
         content = scored(args, rows, hypotheses)

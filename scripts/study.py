@@ -140,7 +140,10 @@ def main(argv: list[str] | None = None) -> None:
             failures = runner.run()
         if args.arm is None:
             write_report(plan, args.samples)
-    except (StudyError, ComparisonError) as error:
+    except StudyError as error:
+        named = "" if str(error).startswith(f"{args.study}:") else f"{args.study}: "
+        sys.exit(f"error: {named}{error}")
+    except ComparisonError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"interrupted; the same command goes on ({os.fspath(args.study)})")

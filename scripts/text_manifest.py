@@ -12,6 +12,7 @@ since no test segment may be lost.
 
 import argparse
 import csv
+import io
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.manifest import COLUMNS, ManifestError, read_manifest, write_manifest
+from lst_fairseq.data.preparation import PrepError, read_text
 from lst_fairseq.utils.files import file_errors_in_one_line
 
 NOTHING_RECOGNISED = "..."
@@ -27,11 +29,11 @@ NOTHING_RECOGNISED = "..."
 def read_transcripts(path: Path) -> dict[str, str]:
     """Columns ``id`` and ``transcript`` of a TSV file."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        return {row["id"]: row["transcript"] for row in rows}
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file; recognise that split first") from None
+        text = read_text(path, "recognise that split first")
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        return {row["id"]: row["transcript"] or "" for row in rows}
+    except (PrepError, csv.Error) as error:
+        raise ManifestError(str(error)) from None
     except KeyError as error:
         raise ManifestError(f"{path}:1: no column {error}; it has to have id and transcript") from None
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from lst_fairseq import patches
-from lst_fairseq.patches import MASTER_KEY, CheckpointError
+from lst_fairseq.data.prompt import PromptSettings
+from lst_fairseq.errors import SettingsError
+from lst_fairseq.patches import MASTER_KEY, CheckpointError, explained_failure
+from lst_fairseq.task import LstTask
 
 
 def test_they_are_applied_once():
@@ -128,3 +132,24 @@ def test_errors_of_ensembles_name_all_files(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError) as caught:
         checkpoint_utils.load_model_ensemble(paths)
     assert str(caught.value).startswith(f"{Path(paths[0])}: not a complete fairseq checkpoint")
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
+    path = str(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match=rf"^{path}: no such checkpoint; check the path$"):
+        checkpoint_utils.load_model_ensemble_and_task([path])
+
+
+@pytest.mark.parametrize(
+    ("flag", "config", "where"),
+    [("Was?", "de", "--target-lang"), (None, "Was?", "config.yaml: `target_lang`")],
+)
+def test_a_language_without_a_name_is_named_with_its_source(flag, config, where) -> None:
+    task = SimpleNamespace(
+        cfg=SimpleNamespace(source_lang=None, target_lang=flag),
+        data_cfg=SimpleNamespace(path="config.yaml", source_lang=None, target_lang=config),
+    )
+    with pytest.raises(SettingsError, match=f"^{where}: unknown language code 'Was.'; known: af,") as caught:
+        LstTask._check_languages(task, PromptSettings(tgt_lang=flag or config))
+    assert explained_failure(caught.value, ["a.pt"]) is caught.value
+    LstTask._check_languages(task, PromptSettings("{speech}", tgt_lang=flag or config))  # the prompt names none

@@ -374,7 +374,7 @@ def test_command_errors_are_one_line(command, files, tmp_path, capsys):
     manifest, output = files
     short = generated(tmp_path / "short.txt", {0: "ja"})
     for name, hypotheses, message in (
-        (manifest, short, "error: 1 hypotheses for 4 references: no hypothesis for index 1, 2, 3"),
+        (manifest, short, "error: .*short.txt for .*tst.tsv: 1 hypotheses for 4 references: no hypothesis for index 1, 2, 3"),
         (manifest.with_name("no.tsv"), output, "no.tsv:1: no such manifest"),
     ):
         with pytest.raises(SystemExit, match=message) as caught:
@@ -400,6 +400,21 @@ def test_the_models_own_description(tmp_path):
     assert read_signature(log) == {"adapter": "conv", "llm": "l#1"}
     log.write_text("noise only\n")
     assert read_signature(log) is None
+
+
+@pytest.mark.parametrize("text", ['{"adapter": "co', "5", '{"trained": [1]}', '{"trained": "adapter"}', "[" * 100_000])
+def test_a_description_that_was_cut_short_or_changed(tmp_path, text):
+    log = tmp_path / "generate.log"
+    log.write_text(f"noise\nbar\r50 %\nlst signature: {text}\n")
+    message = refused(read_signature, log)
+    assert message.startswith(f"--log {log}:4: what the model says of itself was changed (")
+    assert message.endswith("; give the log as it was written")
+
+
+def test_hypotheses_that_are_too_few_are_named(command, files):
+    files[1].write_text("D-0\t0\tja\n")
+    with pytest.raises(SystemExit, match=f"^error: {files[1]} for {files[0]}: 1 hypotheses for 4 references: no hypothesis for"):
+        command.main(["--manifest", str(files[0]), "--hypotheses", str(files[1])])
 
 
 def test_decoding_speed(tmp_path):

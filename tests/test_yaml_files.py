@@ -32,6 +32,10 @@ def test_language_codes_are_written_as_texts(tmp_path, code):
         ("instructions: {st: [a, no]}\n", r"`instructions` of task 'st': a text is read as false"),
         ("instructions: [a]\n", r"`instructions` is a mapping from tasks to texts"),
         ("waveform_transforms: 5\n", r"`waveform_transforms` is a mapping from subsets to transforms"),
+        ("feature_transforms: {'*': 5}\n", "`feature_transforms` of '.': give a list of names, not 5"),
+        ("feature_transforms: {_train: [abc]}\n", "no transform is called 'abc'; there are: .*specaugment"),
+        ("feature_transforms: {_train: [[]]}\n", "no transform is called "),
+        ("waveform_transforms: {_train: [musicaugment]}\nmusicaugment: 5\n", "`musicaugment`: give its settings"),
         ("- a\n", "not settings, one `name: value` a line"),
         ("a: [\n", "not YAML"),
     ],
@@ -57,12 +61,12 @@ def test_null_is_no_setting(tmp_path):
         (b"a: &a [*a]\n", "s.yaml:1: an alias of what it stands in"),
         (BOMB.encode(), "more than 100,000 entries"),
         (b"a:\n\tb: 1\n", "s.yaml:2: not YAML"),
+        (b"a: \x01\n", "s.yaml: not YAML .*; mend it there"),
         (b"a: \xff\n", "not UTF-8 text"),
         (b"a: *b\n", "s.yaml:1: not YAML"),
         (b"a: 2026-13-45\n", "a value that cannot be read"),
         (b"a: !!python/object/apply:os.system [id]\n", "s.yaml:1: not YAML"),
         (b"[" * 1_000, "nested too deeply"),
-        (b"a: \x01\n", "not YAML"),
         (b"? [a]\n: 1\n", "s.yaml:1: not YAML"),
     ],
     ids=range(11),
@@ -78,7 +82,7 @@ def test_broken_files_are_one_line(tmp_path, content, message):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(YamlError, match="no such file; look elsewhere"):
         read_yaml(tmp_path / "none.yaml", "look elsewhere")
-    with pytest.raises(YamlError, match="cannot be read"):
+    with pytest.raises(YamlError, match="a folder, where a file is needed"):
         read_yaml(tmp_path)
     (tmp_path / "empty.yaml").touch()
     assert read_yaml(tmp_path / "empty.yaml") is None

@@ -295,7 +295,7 @@ def _segment_frames(segment: Segment, info: AudioInfo) -> int:
     if segment.offset < 0 or segment.frames < -1 or segment.offset >= info.frames or end > info.frames:
         raise AudioError(
             f"{segment}: the segment (samples {segment.offset} to {end}) lies beyond the file, which has {info.frames} "
-            f"samples at {info.rate} Hz; offsets and lengths count samples at the file's own rate",
+            f"samples at {info.rate} Hz; offsets and lengths count samples at the file's own rate: correct them",
             "beyond the end",
         )
     if end == segment.offset:

@@ -5,14 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from fairseq.data.audio.data_cfg import S2TDataConfig
+from fairseq.data.audio.dataset_transforms import AUDIO_DATASET_TRANSFORM_REGISTRY
+from fairseq.data.audio.feature_transforms import AUDIO_FEATURE_TRANSFORM_REGISTRY
+from fairseq.data.audio.waveform_transforms import AUDIO_WAVEFORM_TRANSFORM_REGISTRY
 
 from lst_fairseq.data.prompt import COT_SEPARATOR, LST_TEMPLATE, PromptSettings
 from lst_fairseq.yaml_files import not_a_text, read_yaml
 
 #: Settings that are texts: an unquoted ``no`` is none.
 _TEXTS = ("target_lang", "source_lang", "prompt", "cot_separator", "audio_root")
-#: Settings of fairseq's that are mappings.
-_MAPPINGS = ("instructions", "transforms", "feature_transforms", "waveform_transforms", "dataset_transforms")
+#: Settings that list transforms for each subset, with those that there are.
+_TRANSFORMS = {
+    "transforms": AUDIO_FEATURE_TRANSFORM_REGISTRY,
+    "feature_transforms": AUDIO_FEATURE_TRANSFORM_REGISTRY,
+    "waveform_transforms": AUDIO_WAVEFORM_TRANSFORM_REGISTRY,
+    "dataset_transforms": AUDIO_DATASET_TRANSFORM_REGISTRY,
+}
+_MAPPINGS = ("instructions", *_TRANSFORMS)
 
 
 class LstDataConfig(S2TDataConfig):
@@ -50,6 +59,7 @@ class LstDataConfig(S2TDataConfig):
             for text in (task, *(texts if isinstance(texts, list) and texts else [texts])):
                 if not isinstance(text, str):
                     raise ValueError(f"{self.path}: `instructions` of task {task!r}: a text {not_a_text(text)}")
+        self._check_transforms()
         try:
             PromptSettings(
                 template=self.prompt or LST_TEMPLATE,
@@ -58,6 +68,21 @@ class LstDataConfig(S2TDataConfig):
             )
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
+
+    def _check_transforms(self) -> None:
+        """ValueError where a subset's transforms are no list of fairseq's names, or a transform's own settings none."""
+        for setting, registry in _TRANSFORMS.items():
+            for subset, names in self.config.get(setting, {}).items():
+                if names is not None and not isinstance(names, list):
+                    raise ValueError(f"{self.path}: `{setting}` of {subset!r}: give a list of names, not {names!r:.90}")
+                for name in names or ():
+                    if not isinstance(name, str) or name not in registry:
+                        raise ValueError(
+                            f"{self.path}: `{setting}` of {subset!r}: no transform is called {name!r:.100}; there are: "
+                            f"{', '.join(sorted(registry))}"
+                        )
+                    if not isinstance(values := self.config.get(name, {}), dict):
+                        raise ValueError(f"{self.path}: `{name}`: give its settings, name: value, not {values!r:.100}")
 
     @property
     def use_audio_input(self) -> bool:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, check_audio, segment_samples
 from lst_fairseq.utils.files import replacing
+from lst_fairseq.utils.text_files import Unreadable, read_data
 
 logger = logging.getLogger(__name__)
 
@@ -236,8 +237,12 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> in
 
 @contextmanager
 def atomic_text(path: str | Path) -> Iterator[TextIO]:
-    """A UTF-8 text file to write, put in its place only when the block ends without an error."""
-    with replacing(Path(path)) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
+    """A UTF-8 text file to write, put in its place only when the block ends without an error.
+
+    Bytes of a file's name that are no UTF-8 become ``\\udcff`` and the like, which JSON reads as Python's name again.
+    """
+    named = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with replacing(Path(path)) as beside, open(beside, "w", **named) as file:
         yield file
 
 
@@ -263,9 +268,9 @@ def _one_line(text: str) -> str:
 def _split(path: str) -> tuple[list[str], list[tuple[int, str]]]:
     """Header columns, and (line number, text) of each further line that is not blank."""
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ManifestError(f"{path}:1: no such manifest; prepare the data first or check the path") from None
+        data = read_data(path, "prepare the data first or check the path", "manifest")
+    except Unreadable as error:
+        raise ManifestError(f"{path}:1: {error.reason}") from None
     try:
         text, changed = unescaped(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from lst_fairseq.data.audio import HEADER_CHECKS, AudioError, AudioInfo, audio_info
 from lst_fairseq.data.manifest import atomic_text
+from lst_fairseq.utils.text_files import Unreadable, read_data
 from lst_fairseq.yaml_files import quoted
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,12 @@ def read_text(path: Path, remedy: str) -> str:
     """The text of a UTF-8 file, its line ends as they are.
 
     Raises:
-        PrepError: the file is not there (the message ends with ``remedy``) or not UTF-8.
+        PrepError: the file is not there (the message ends with ``remedy``), no file, or not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise PrepError(f"{path}: no such file; {remedy}") from None
+        return read_data(path, remedy).decode("utf-8-sig")
+    except Unreadable as error:
+        raise PrepError(str(error)) from None
     except UnicodeDecodeError as error:
         raise PrepError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); unpack the corpus again"

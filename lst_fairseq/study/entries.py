@@ -1,10 +1,10 @@
 """Entries of a study file: each kind of value that there is, and the error that says what is wrong with one."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lst_fairseq.utils.shapes import is_number
 from lst_fairseq.yaml_files import not_a_text
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*")
@@ -37,7 +37,7 @@ def entry_mapping(given: Any, where: str, known: Iterable[str] | None = None) ->
 def axis_position(given: Any, where: str) -> tuple[str, float]:
     """The axis of a curve and where a value stands on it, as ``at: {CER: 5.8}`` says."""
     entries = list(given.items()) if isinstance(given, dict) else []
-    if len(entries) != 1 or not _is_number(entries[0][1]):
+    if len(entries) != 1 or not is_number(entries[0][1]):
         raise StudyError(f"{where}: at: {given!r:.200}: give one name with a number, as {{CER: 5.8}}")
     return str(entries[0][0]), float(entries[0][1])
 
@@ -46,7 +46,7 @@ def entry_text(given: Any, where: str) -> str:
     """A text, or a number as one; empty where the entry is."""
     if given is None:
         return ""
-    if isinstance(given, str) or _is_number(given):
+    if isinstance(given, str) or is_number(given):
         return str(given)
     raise StudyError(f"{where}: {not_a_text(given)}")
 
@@ -71,9 +71,9 @@ def data_entries(given: Any, where: str, known: Iterable[str]) -> dict[str, Any]
     """What a value does with the training data; see ``grid.Options``."""
     data = dict(entry_mapping(given, where, known))
     fraction, max_wer = data.get("fraction", 1), data.get("max_wer", 0)
-    if not _is_number(fraction) or not 0 < fraction <= 1:
+    if not is_number(fraction) or not 0 < fraction <= 1:
         raise StudyError(f"{where}: fraction: {fraction!r}: give a number above 0, up to 1")
-    if not _is_number(max_wer) or max_wer < 0:
+    if not is_number(max_wer) or max_wer < 0:
         raise StudyError(f"{where}: max_wer: {max_wer!r}: give a word error rate, as 0.3")
     if "speech_encoder" in data:
         data["speech_encoder"] = entry_text(data["speech_encoder"], f"{where}: speech_encoder")
@@ -86,16 +86,10 @@ def data_entries(given: Any, where: str, known: Iterable[str]) -> dict[str, Any]
 
 def setting_text(given: Any, where: str) -> str:
     """A setting's value as the shell gets it."""
-    if given is not None and not isinstance(given, str) and not _is_number(given):
+    if given is not None and not isinstance(given, str) and not is_number(given):
         quote = ", in quotes, without which YAML takes no, on and the like for false and true"
         remedy = f"give a text or a number{quote if isinstance(given, bool) else ''}"
         raise StudyError(f"{where}: {given!r:.200}: {remedy}")
     if isinstance(given, str) and "\0" in given:
-        raise StudyError(f"{where}: {given!r}: a text without the character 0")
+        raise StudyError(f"{where}: {given!r}: give a text without the character 0")
     return "" if given is None else str(given)
-
-
-def _is_number(given: Any) -> bool:
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        return False
-    return abs(given) < 1e300 and math.isfinite(given)  # a whole number may be too large for a float

@@ -200,7 +200,8 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
         raise StudyError(f"factors: {empty[0]}: has no value; name at least one")
     for factor, values in factors.items():
         if len(axes := {options.at[0] for options in values.values() if options.at}) > 1:
-            raise StudyError(f"factors: {factor}: at: {', '.join(sorted(axes))}: a factor has one such name")
+            named = f"factors: {factor}: at: {', '.join(sorted(axes))}"
+            raise StudyError(f"{named}: a factor has one such name, give all the same")
     names = {factor: tuple(values) for factor, values in factors.items()}
     reference = _assignment(content.get("reference"), "reference", names)
     reference = {factor: reference.get(factor, values[0]) for factor, values in names.items()}
@@ -241,7 +242,7 @@ def _study(content: Mapping[str, Any], stem: str) -> Study:
     if metric not in METRICS:
         raise StudyError(f"search: by: {metric}: choose one of {', '.join(METRICS)}")
     if (dev := entry_text(search.get("split", "dev"), "search: split")) in splits:
-        raise StudyError(f"search: split: {dev} is a test split; settings are chosen on another one")
+        raise StudyError(f"search: split: {dev} is a test split; settings are chosen on another one, name that")
     candidates = {k: _candidates(v, k, known) for k, v in search.items() if k not in ("by", "seed", "split", "widen")}
     widen = entry_count(search.get("widen", 0), "search: widen", 0, "how many more values may be tried, as ")
     if widen:
@@ -379,7 +380,7 @@ def _claim(
 ) -> Claim:
     given = entry_mapping(given, "claims", {"claim", "better", "worse"})
     if missing := [key for key in ("claim", "better", "worse") if key not in given]:
-        raise StudyError(f"claims: {given.get('claim', given)}: {missing[0]} is missing")
+        raise StudyError(f"claims: {given.get('claim', given)}: {missing[0]} is missing; give claim, better and worse")
     found = {}
     for side in ("better", "worse"):
         where = f"claims: {given['claim']}: {side}"

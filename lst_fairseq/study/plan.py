@@ -27,6 +27,7 @@ import yaml
 from lst_fairseq.data.preparation import config_text
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import RECIPE, ROOT, Arm, Study
+from lst_fairseq.utils.text_files import Unreadable, read_data
 
 KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
 #: What does not change what training gives.
@@ -133,11 +134,14 @@ class Plan:
         if self.study.settings is None:
             return ""
         try:
-            return self.study.settings.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            data = read_data(self.study.settings, "give a file of the recipe's settings")
+            return data.decode("utf-8")
+        except Unreadable as error:
+            name = " ".join(str(self.study.settings).split())
+            raise StudyError(f"settings: {name} cannot be read ({error.reason})") from None
+        except UnicodeDecodeError as error:
             raise StudyError(
-                f"settings: {self.study.settings} cannot be read ({reason}); give a file of the recipe's settings"
+                f"settings: {self.study.settings}: not UTF-8 text ({error.reason}); save it as UTF-8"
             ) from None
 
     def cell(self, arm: Arm, seed: int, chosen: Mapping[str, str]) -> Cell:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lst_fairseq.comparison import read_scores
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study
 from lst_fairseq.study.plan import Cell, Plan, Step
@@ -33,13 +34,14 @@ def read_score(cell: Cell, split: str) -> dict[str, Any]:
 
     Raises:
         StudyError: there is no such score, or more than one.
+        ComparisonError: it is no file of scripts/score.py.
     """
     files = sorted((cell.work / "scores").glob(f"*.{split}.json"))
     if len(files) != 1:
         raise StudyError(
             f"{cell.work / 'scores'}: {len(files)} scores of {split} where one is needed; remove {cell.work}"
         )
-    return json.loads(files[0].read_text(encoding="utf-8")) | {"file": str(files[0])}
+    return read_scores(files[0]) | {"file": str(files[0])}
 
 
 def last_lines(log: Path, count: int = LOG_LINES) -> str:

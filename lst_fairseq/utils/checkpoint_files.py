@@ -1,5 +1,6 @@
 """What can be said of a checkpoint before PyTorch is imported: is it there, and all of it?"""
 
+import stat
 import zipfile
 from pathlib import Path
 
@@ -21,20 +22,25 @@ def check_checkpoint(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: there is nothing.
-        OSError: it cannot be opened.
+        OSError: it cannot be opened or read.
         CheckpointError: not a checkpoint, or not all of it.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise FileNotFoundError(f"{path}: no such checkpoint; check the path")
     if path.is_dir():
         try:
             open(path / SETTINGS_FILE, "rb").close()
         except FileNotFoundError as error:
             raise not_exported(path, error) from None
         return
-    with open(path, "rb") as file:
-        head = file.read(len(ZIP))
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise refused(path, "it is a pipe, a device or a socket")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(ZIP))
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     if not head:
         raise incomplete(path, "it is empty")
     if head.startswith(OLD_PICKLE):

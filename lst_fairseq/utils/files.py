@@ -5,11 +5,13 @@ import errno
 import fcntl
 import functools
 import glob
+import io
 import logging
 import os
 import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -233,11 +235,18 @@ def explained(error: OSError) -> str:
     return f"{os.fsdecode(error.filename)}: {error.strerror}; {remedy}"
 
 
+def print_any_name() -> None:
+    """Let standard output take names of files that are no UTF-8, as standard error does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def file_errors_in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command end with one line, and status 1, where a file cannot be read or written."""
+    """Let a command end with one line, and status 1, where a file cannot be read or written, whatever it is called."""
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        print_any_name()
         try:
             return main(*args, **kwargs)
         except OSError as error:

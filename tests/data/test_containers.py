@@ -81,6 +81,30 @@ def stale(path: Path, container: str) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_what_follows_the_audio_of_a_nist_sphere(tmp_path, channels):
+    path = tmp_path / "a.sph"
+    soundfile.write(path, np.full((FRAMES, channels), 0.25), 16_000, format="NIST", subtype="PCM_16")
+    data = path.read_bytes()
+    for after in (b"TAG" + b"x" * 125, bytes(4096)):
+        path.write_bytes(data + after)
+        assert readings(path) == [FRAMES] * 3
+    path.write_bytes(data + b"\1\2" * 2_000)
+    assert reasons(path) == ["audio beyond the header"] * 3
+
+
+@pytest.mark.parametrize("container", [*STATED, "NIST"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_few_bytes_behind_the_audio_are_none_of_it(tmp_path, container, channels):
+    path = tmp_path / "a"
+    soundfile.write(path, np.full((FRAMES, channels), 0.25), 16_000, format=container, subtype="PCM_16")
+    data = path.read_bytes()
+    for after in (b"xyz1", b"LIST\x0c\0\0\0INFOISFT\0\0\0\0"):
+        path.write_bytes(data + after)
+        found = readings(path)
+        assert found == [FRAMES] * 3 or reasons(path) == ["audio beyond the header"] * 3, found
+
+
 @pytest.mark.parametrize("container", STATED)
 def test_a_header_that_was_not_brought_up_to_date(tmp_path, container):
     path = tmp_path / "a"

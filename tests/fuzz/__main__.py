@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [name for name in names if name not in KINDS]:
         sys.exit(f"error: --kinds {unknown[0]}: there are {', '.join(KINDS)}")
     campaign = Campaign(Base(root, root / MARKER_WORD), args.out.resolve(), args.patience)
+    campaign.out.mkdir(parents=True, exist_ok=True)
     campaign.warm()
     if args.replay:
         lines = [json.loads(line) for line in args.replay.read_text("utf-8").splitlines()]

@@ -17,9 +17,9 @@ _BASH = re.compile(r"^\S*\.sh: line \d+: ", re.MULTILINE)
 #: Python's platform module asks what processor this is.
 _OWN = "subprocess.Popen ('uname', "
 #: Words by which messages say what to do.
-_REMEDIES = """add|are needed|check|choose|compare|convert|copy|cut|download|export|free|give|has:
-install|is needed|is one of|it has|known|leave|let|lower|make|mend|name|names|needs|no tab|prepare
-put|quote|raise|remove|run|save|score|set|start|there are|train|translate|try|update|use|valid
+_REMEDIES = """add|are needed|check|choose|compare|convert|copy|correct|cross|cut|download|export|free|give|has:
+install|is needed|is one of|it has|join|known|leave|let|lower|make|mend|name|names|needs|no tab|prepare
+put|quote|raise|recognise|remove|rename|run|save|score|set|start|there are|train|translate|try|unpack|update|use|valid
 write""".replace("\n", "|")
 _REMEDY = re.compile(rf"\b({_REMEDIES})(?!\w)|is an? [\w ]+, not ")
 _ERROR_LINE = re.compile(r"^(error|usage|[\w.-]+(\.py|translate|generate|train)): ")

@@ -11,7 +11,7 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from lst_fairseq.comparison import CURVE_POINTS, ComparisonError, compare, most_different, read_curve
+from lst_fairseq.comparison import CURVE_POINTS, ComparisonError, compare, most_different, read_curve, read_scores
 from lst_fairseq.comparison_report import cells, markdown, plot, ticks, verdicts
 from tests.helpers import load_script
 
@@ -289,6 +289,38 @@ def test_command(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixt
     command.main([*arguments, "--out", str(tmp_path / "two"), "--logs", f"base={tmp_path}/2.log"])
     results = json.loads((tmp_path / "two" / "results.json").read_text(encoding="utf-8"))
     assert results["systems"][1]["curve"]["dev"] == [[10, 5, 0.8]]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"name": 5}, "name is 5, and should be a text"),
+        ({"bleu": None}, "bleu is None, and should be a number"),
+        ({"segments": 1e400}, "segments is inf, and should be a whole number"),
+        ({"sentences": 7}, "sentences is 7, and should be names with values"),
+        ({"sentences": {**system("x")["sentences"], "hypotheses": [{}] * 30}}, "sentences.hypotheses.0 is {}"),
+        ({"sentences": {**system("x")["sentences"], "hypotheses": ["a"] * 29}}, "sentences.hypotheses has 29 texts"),
+        ({"sentences": {key: [] for key in ("ids", "sources", "references", "hypotheses")}, "segments": 0}, "0 texts"),
+        ({"durations": {"x": {}}}, "durations.'x': no such name"),
+        ({"durations": {"0-5": {"segments": 1}}}, "durations.0-5.bleu is missing"),
+        ({"tokenize": "abc"}, "tokenize is 'abc', and sacreBLEU has no such tokeniser"),
+        ({"tokenize": {}}, "tokenize is {}, and should be a text"),
+    ],
+)
+def test_score_files_with_entries_of_other_kinds(tmp_path: Path, entries: dict[str, object], message: str) -> None:
+    path = write(tmp_path / "bad.json", {**system("bad"), **entries})
+    with pytest.raises(ComparisonError) as caught:
+        read_scores(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: not a score file of scripts/score.py (") and message in text
+    assert text.endswith("; score that system again") and "\n" not in text
+
+
+def test_what_users_add_to_score_files_may_be_anything(command: ModuleType, tmp_path: Path) -> None:
+    odd = {"corpus": 5, "split": None, "trained_parameters": "", "train_seconds": 10**400, "saw": [], "curve": 7}
+    paths = [write(tmp_path / f"{name}.json", system(name, **odd)) for name in "ab"]
+    command.main([*paths, "--out", str(tmp_path / "out"), "--samples", "5"])
+    assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8").startswith("# 5\n")
 
 
 def test_command_errors_are_one_line(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -96,12 +96,23 @@ def test_errors_are_one_line(command: ModuleType, files: tuple[Path, Path], tmp_
     broken = tmp_path / "broken.json"
     broken.write_text('{"systems": []}')
     begin, end = command.BEGIN, command.END
+
+    def changed(**entries: object) -> Path:
+        path = tmp_path / f"{next(iter(entries))}-{len(list(tmp_path.iterdir()))}.json"
+        path.write_text(json.dumps({**RESULTS, **entries}), encoding="utf-8")
+        return path
+
     for name, text in (("none", "text"), ("twice", f"{begin}\n{begin}\n{end}"), ("turned", f"{end}\n{begin}")):
         (tmp_path / f"{name}.md").write_text(text)
     for arguments, message in (
         ([tmp_path / "gone.md", results], "gone.md: no such file"),
         ([readme, tmp_path / "gone.json"], "gone.json: no such file; make it with scripts/compare.py"),
-        ([readme, broken], "broken.json: not a results.json"),
+        ([readme, broken], "broken.json: not a results.json .*segments is missing"),
+        ([readme, changed(baseline="other")], "baseline is 'other', and the systems are LST, base"),
+        ([readme, changed(baseline=None)], "baseline is null, and a system has bleu_p"),
+        ([readme, changed(title=5)], "title is 5, and should be a text"),
+        ([readme, changed(systems=[{}])], "systems.0.name is missing"),
+        ([readme, changed(machine={"cpus": 2, "gpus": "none"})], "machine.gpus is 'none', and should be a list"),
         ([tmp_path / "none.md", results], "none.md: 0 lines '<!-- results: .*one is needed"),
         ([tmp_path / "twice.md", results], "twice.md: 2 lines"),
         ([tmp_path / "turned.md", results], "stands before"),

@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import io
+import json
 import os
 import signal
 import socket
@@ -10,6 +12,7 @@ import sys
 
 import pytest
 
+from lst_fairseq.data.manifest import atomic_text
 from lst_fairseq.utils import files
 from lst_fairseq.utils.files import InUse, Lock, replacing, temporary
 from tests.forks import ended, fork, outcome
@@ -170,3 +173,14 @@ def test_the_machine_is_told_from_others_of_its_name(monkeypatch):
     monkeypatch.setattr(os, "readlink", lambda path: "pid:[7]")
     assert files._machine() != here
     files._machine.cache_clear()
+
+
+def test_names_that_are_no_utf8_can_be_printed_and_written(tmp_path, monkeypatch):
+    name = os.fsdecode(b"\xff.tsv")
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8"))
+    files.file_errors_in_one_line(print)(name, flush=True)
+    assert output.getvalue() == b"\\udcff.tsv\n"
+    with atomic_text(tmp_path / "a.json") as file:
+        json.dump({"name": name, "text": "ä\u2028"}, file, ensure_ascii=False)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["name"] == name

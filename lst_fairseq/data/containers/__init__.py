@@ -15,8 +15,8 @@ from lst_fairseq.data.audio_error import AudioError
 from lst_fairseq.data.containers import chunks, flac, mp3, ogg, plain
 from lst_fairseq.data.containers.source import RawFile
 
-#: Changes whenever a file that was fine before may be refused: headers that are stored are read again then.
-HEADER_CHECKS = 2
+#: Changes whenever a file that was fine may be refused or get another length: stored headers are read again then.
+HEADER_CHECKS = 3
 # Of speech. Below 4 kHz nothing is left that could be understood, and resampling to 16 kHz would multiply the samples
 # without end; above 768 kHz nothing records.
 MIN_RATE, MAX_RATE = 4_000, 768_000
@@ -24,7 +24,8 @@ _UNKNOWN_FRAMES = 1 << 48
 #: Files that were read to their end and found whole are not read again while they stay as they are.
 _REMEMBERED = 1 << 14
 
-_HEADER_CHECKS: dict[str, Callable[[RawFile, SoundFile], None]] = {
+# Each returns the bytes of audio that the header states, if it says so and they are told apart from others.
+_HEADER_CHECKS: dict[str, Callable[[RawFile, SoundFile], int | None]] = {
     **dict.fromkeys(("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "CAF"), chunks.check),
     "AU": plain.check_au,
     "NIST": plain.check_nist,
@@ -79,10 +80,9 @@ def check_header(path: str | os.PathLike[str], handle: SoundFile) -> int:
                 "unknown length",
             )
         _check_length(raw, handle, frames)
-        if check := _HEADER_CHECKS.get(handle.format):
-            check(raw, handle)
-        else:
-            plain.check_log(raw, handle)
+        stated = _HEADER_CHECKS.get(handle.format, plain.check_log)(raw, handle)
+        if stated is not None and handle.subtype in _BYTES:  # what libsndfile reads may go on behind
+            frames = min(frames, stated // (_BYTES[handle.subtype] * handle.channels))
     if frames <= 0:
         raise AudioError(f"{path}: holds no samples; copy or convert it again, or leave it out", "no samples")
     return frames

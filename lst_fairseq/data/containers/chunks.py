@@ -66,30 +66,32 @@ class Chunk:
     size: int  # of its content, as stated
 
 
-def check(raw: RawFile, handle: SoundFile) -> None:
+def check(raw: RawFile, handle: SoundFile) -> int | None:
     """Hold the size that the header states of the audio against the file, and look at what follows it.
 
-    Raises AudioError. A size that a program writes when it cannot know (to a pipe, or before it crashed) says nothing:
-    libsndfile then reads to the end of the file.
+    Returns the bytes of audio, None where the header does not say. Raises AudioError. A size that a program writes when
+    it cannot know (to a pipe, or before it crashed) says nothing: libsndfile then reads to the end of the file.
     """
     begin = raw.audio_begin()
     dialect = _SVX if handle.format == "SVX" else _DIALECTS.get(raw.at(begin, 4))
     chunk = _find_audio(raw, begin, dialect) if dialect else None
     if dialect is None or chunk is None:
-        return
+        return None
     samples = chunk.body + dialect.preface
     stated = chunk.size - dialect.preface
-    check_size(raw, handle, samples, stated, dialect)
+    return check_size(raw, handle, samples, stated, dialect)
 
 
-def check_size(raw: RawFile, handle: SoundFile, begin: int, stated: int, dialect: Dialect | None = None) -> None:
+def check_size(
+    raw: RawFile, handle: SoundFile, begin: int, stated: int, dialect: Dialect | None = None
+) -> int | None:
     """Hold the stated bytes of audio against the file; only chunks of the ``dialect`` may follow them.
 
-    Raises AudioError.
+    Returns these bytes, None where the number is that of a file being written. Raises AudioError.
     """
     there = raw.size - begin
     if (stated <= 0 and handle.frames > 0) or (stated > there and _is_placeholder(stated)):
-        return
+        return None
     if stated > there:
         raise cut_short(raw.path, f"the header promises {stated} bytes of audio and only {max(0, there)} are there")
     end = begin + max(0, stated)
@@ -101,6 +103,7 @@ def check_size(raw: RawFile, handle: SoundFile, begin: int, stated: int, dialect
             f"{stated} bytes are stated and {there} are there",
             f"write the header again, for example: {_rewriting(handle, begin)}",
         )
+    return max(0, stated)
 
 
 def _find_audio(raw: RawFile, begin: int, dialect: Dialect) -> Chunk | None:

@@ -15,25 +15,29 @@ _LOGGED_CUT = re.compile(r"seems to be (?:a )?truncated", re.I)
 _LOGGED_FRAMES = re.compile(r"^ *(?:Frames +:|Rows : \d+ +Cols :|Data length) (\d+)", re.M)
 
 
-def check_au(raw: RawFile, handle: SoundFile) -> None:
-    """Hold the size of the audio that an AU header states against the file. Raises AudioError."""
+def check_au(raw: RawFile, handle: SoundFile) -> int | None:
+    """Hold the size of the audio that an AU header states against the file. Raises AudioError.
+
+    Returns the bytes of audio, None where the header does not say.
+    """
     begin = raw.audio_begin()
     head = raw.at(begin, 12)
     order = "big" if head[:4] == b".snd" else "little"
     offset, stated = int.from_bytes(head[4:8], order), int.from_bytes(head[8:12], order)
-    check_size(raw, handle, begin + offset, stated)
+    return check_size(raw, handle, begin + offset, stated)
 
 
-def check_nist(raw: RawFile, handle: SoundFile) -> None:
+def check_nist(raw: RawFile, handle: SoundFile) -> int | None:
     """Hold the samples that a NIST sphere header states against the file. Raises AudioError.
 
-    libsndfile reads to the end of the file whatever the header says, so that nothing is lost where there is more.
+    libsndfile reads to the end of the file whatever the header says, a tag behind the audio included. Returns the
+    bytes of audio where something follows them.
     """
     head = raw.at(0, 1024)
     fields = {name: int(value) for name, value in _NIST_FIELD.findall(head)}
     begin = head[8:16].strip()
     if not begin.isdigit() or b"sample_count" not in fields:
-        return
+        return None
     width = fields.get(b"sample_n_bytes", 1)
     # Some count the samples of all channels.
     counts = {fields[b"sample_count"] * width * channels for channels in (1, fields.get(b"channel_count", 1))}
@@ -42,6 +46,7 @@ def check_nist(raw: RawFile, handle: SoundFile) -> None:
         raise joined(raw.path, "NIST", int(begin) + stated)
     if there < stated and there not in counts:
         raise cut_short(raw.path, f"the header promises {stated} bytes of audio and only {max(0, there)} are there")
+    return check_size(raw, handle, int(begin), stated) if there > stated else None
 
 
 def check_log(raw: RawFile, handle: SoundFile) -> None:
