@@ -25,11 +25,12 @@ from fairseq import checkpoint_utils, file_io, models, trainer
 from fairseq.data import iterators
 from fairseq.data.dictionary import Dictionary
 from fairseq.distributed import utils as distributed_utils
-from fairseq.optim import fp16_optimizer
+from fairseq.optim import FairseqOptimizer, fp16_optimizer
 from fairseq.trainer import Trainer
 
 from lst_fairseq import run_patches
 from lst_fairseq.checkpoints import loading
+from lst_fairseq.checkpoints.moments import check_moments
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.integrity import Damaged, check_records, check_state
 from lst_fairseq.utils.checkpoint_files import incomplete, refused
@@ -196,10 +197,10 @@ def name_misfitting_checkpoints() -> None:
 
 
 def explained_failure(error: Exception, filenames: list[str]) -> Exception:
-    """An error of using what was read, with file and remedy; itself if it names a file or flag, or is about memory."""
+    """An error of using what was read, with file and remedy; itself if it names the file, or is about memory."""
     text, where = " ".join(str(error).split()), ":".join(filenames)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
-    named = text.startswith(("--llm ", "--speech-encoder ")) or any(name in text for name in filenames)
+    named = any(name in text for name in filenames)
     if isinstance(error, OSError) or memory or (named and isinstance(error, ValueError | CheckpointError)):
         return error
     if isinstance(error, ValueError):
@@ -313,6 +314,18 @@ def keep_master_weights() -> None:
     mixin.state_dict, mixin.load_state_dict = state_dict_with_masters, load_state_dict_with_masters
 
 
+def check_optimizer_states() -> None:
+    """Look at an optimiser's state when it is read; what it lacks would otherwise end the first update."""
+    load_state_dict = FairseqOptimizer.load_state_dict
+
+    @functools.wraps(load_state_dict)
+    def load_checked_state_dict(self: FairseqOptimizer, *args: Any, **kwargs: Any) -> None:
+        load_state_dict(self, *args, **kwargs)
+        check_moments(self.optimizer)
+
+    FairseqOptimizer.load_state_dict = load_checked_state_dict
+
+
 def count_real_batches() -> None:
     """Let a process that has fewer batches in an update than others count those that it has.
 
@@ -376,6 +389,7 @@ def apply() -> None:
     explain_failed_saves()
     copy_checkpoints_atomically()
     keep_master_weights()
+    check_optimizer_states()
     count_real_batches()
     resume_on_other_processes()
     share_no_missing_parameters()

@@ -31,7 +31,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "adapter_heads": (1, 1_000),
     "lora_r": (1, 65_536),
     "lora_dropout": (0, 1),
+    "max_source_seconds": (0.01, 10_000_000),
     "min_source_seconds": (-1e6, 1e6),
+    "max_target_positions": (1, 10_000_000),
     "seed": (-(2**63), 2**63 - 1),
 }
 CHOICES: dict[str, Collection[str]] = {
