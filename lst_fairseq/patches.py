@@ -320,8 +320,9 @@ def check_optimizer_states() -> None:
 
     @functools.wraps(load_state_dict)
     def load_checked_state_dict(self: FairseqOptimizer, *args: Any, **kwargs: Any) -> None:
+        settings = {name: value for name, value in self.param_groups[0].items() if name != "params"}
         load_state_dict(self, *args, **kwargs)
-        check_moments(self.optimizer)
+        check_moments(self.optimizer, settings)
 
     FairseqOptimizer.load_state_dict = load_checked_state_dict
 

@@ -18,17 +18,18 @@ REMEDY = (
 )
 
 
-def check_moments(optimizer: torch.optim.Optimizer) -> None:
+def check_moments(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> None:
     """Refuse a state that an update could not go on from, as that of a file that was changed.
 
     Args:
         optimizer: after ``load_state_dict``.
+        settings: those of a group of parameters before, learning rate and the like.
 
     Raises:
         CheckpointError: an entry is missing, or of another type or shape; says which.
     """
     for group in optimizer.param_groups:
-        _check_group(group, optimizer.defaults)
+        _check_group(group, settings)
     known: dict[int, set[str]] = {}
     number = -1
     for group in optimizer.param_groups:
@@ -68,9 +69,9 @@ def _check_state(
                 raise _misfit(number, f"has the shape {shapes}, as {name}")
 
 
-def _check_group(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def _check_group(group: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """torch takes a group's settings from the file as they are."""
-    for name, default in defaults.items():
+    for name, default in settings.items():
         value = group.get(name)
         if name not in group or (_kind(value) != _kind(default) and default is not None):
             raise CheckpointError(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import cache
+from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fairseq.dataclass import FairseqDataclass
@@ -86,7 +87,7 @@ def check_section(
 
 def check_value(path: str, setting: str, value: Any, kind: Any) -> None:
     """As :func:`check_section`, one value, of a type as dataclasses name it."""
-    if get_origin(kind) is Union:  # Optional[...]
+    if get_origin(kind) in (Union, UnionType):  # Optional[...], ... | None
         if value is None:
             return
         kind = next(option for option in get_args(kind) if option is not type(None))
