@@ -244,7 +244,25 @@ def check_state(state: Any) -> None:
     model = state.get("model") or {}
     for name, value in model.items() if "lst_record" in model else ():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor | dict):
-            raise TypeError(f"its parameter {name!r} is a {type(value).__name__} and not a tensor")
+            raise TypeError(f"its parameter {name!r:.200} is a {type(value).__name__} and not a tensor")
+        if isinstance(value, torch.Tensor):
+            _check_tensor(f"parameter {name!r:.200}", value)
+    for i, entry in moments.items():
+        for name, value in entry.items():
+            if isinstance(value, torch.Tensor):
+                _check_tensor(f"optimiser's {name!r:.200} of parameter {i!r:.20}", value)
+
+
+def _check_tensor(name: str, tensor: Any) -> None:
+    """Look at a tensor that was read from a file: whether all of its numbers are there.
+
+    Raises:
+        TypeError: it is sparse, complex or quantised, or says more numbers than the file holds.
+    """
+    if str(tensor.layout) != "torch.strided" or tensor.is_complex() or tensor.is_quantized:
+        raise TypeError(f"its {name} is no plain tensor, but one of {tensor.dtype}, {tensor.layout}")
+    if tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise TypeError(f"its {name} has {tensor.numel():,} numbers, and the file does not hold so many")
 
 
 def read_json(path: Path) -> Any:

@@ -29,7 +29,7 @@ from fairseq.optim import fp16_optimizer
 from fairseq.trainer import Trainer
 
 from lst_fairseq import run_patches
-from lst_fairseq.checkpoints import loading
+from lst_fairseq.checkpoints import loading, moments
 from lst_fairseq.errors import CheckpointError, SettingsError
 from lst_fairseq.integrity import Damaged, check_records, check_state
 from lst_fairseq.utils.checkpoint_files import incomplete, refused
@@ -196,10 +196,10 @@ def name_misfitting_checkpoints() -> None:
 
 
 def explained_failure(error: Exception, filenames: list[str]) -> Exception:
-    """An error of using what was read, with file and remedy; itself if it names a file or flag, or is about memory."""
+    """An error of using what was read, with file and remedy; itself if it names the file, or is about memory."""
     text, where = " ".join(str(error).split()), ":".join(filenames)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
-    named = text.startswith(("--llm ", "--speech-encoder ")) or any(name in text for name in filenames)
+    named = any(name in text for name in filenames)
     if isinstance(error, OSError) and text.startswith("Model file not found: "):  # checkpoint_utils.py:448
         return CheckpointError(f"{text.split(': ', 1)[1]}: no such checkpoint; check the path")
     if isinstance(error, SettingsError):
@@ -380,6 +380,7 @@ def apply() -> None:
     explain_failed_saves()
     copy_checkpoints_atomically()
     keep_master_weights()
+    moments.install()
     count_real_batches()
     resume_on_other_processes()
     share_no_missing_parameters()

@@ -170,6 +170,19 @@ ODD_STATES: dict[str, dict[str, Any]] = {
     "updates": {"optimizer_history": [{"num_updates": "x"}]},
     "model": {"model": []},
     "a parameter": {"model": lambda model: {**model, "encoder.markers.start": 5}},
+    "a parameter that is larger than the file": {
+        "model": lambda model: {**model, "encoder.markers.start": torch.zeros(1).expand(2**40)}
+    },
+    "a parameter on no device": {
+        "model": lambda model: {**model, "encoder.markers.start": torch.empty(32, device="meta")}
+    },
+    "a sparse parameter": {"model": lambda model: {**model, "encoder.markers.start": torch.eye(3).to_sparse()}},
+    "a complex parameter": {
+        "model": lambda model: {**model, "encoder.markers.start": torch.zeros(32, dtype=torch.complex64)}
+    },
+    "a moment that is larger than the file": {
+        "last_optimizer_state": {"state": {0: {"exp_avg": torch.zeros(1).expand(2**40)}}}
+    },
     "extra_state": {"extra_state": 1.5},
     "epoch": {"extra_state": {"train_iterator": {"epoch": "x"}}},
     "moments": {"last_optimizer_state": {"state": {0: 3}}},
@@ -188,6 +201,10 @@ def test_training_does_not_go_on_from_odd_content(checkpoint, corpus, backbones,
     path = edited(checkpoint, tmp_path / "checkpoint_last.pt", last_optimizer_state={"state": {}, "param_groups": 3})
     message = refused(lambda: run_train(corpus, backbones, tmp_path), path)
     assert "holds something else than fairseq-train with this plugin writes" in message
+    moments = torch.load(checkpoint, weights_only=True)["last_optimizer_state"]
+    del moments["state"][0]["exp_avg"]
+    edited(checkpoint, path, last_optimizer_state=moments)
+    assert "of parameter 0 lacks exp_avg" in refused(lambda: run_train(corpus, backbones, tmp_path), path)
     path.unlink()
     path.symlink_to(tmp_path / "gone.pt")
     with pytest.raises(CheckpointError, match=r"checkpoint_last\.pt: a link to nothing .*remove the link"):

@@ -18,7 +18,10 @@ REMEDY = "use a file that fairseq-train or scripts/export.py wrote with this plu
 
 def shown(value: Any) -> str:
     """A value in an error message: on one line, and not much of it."""
-    text = repr(value)
+    try:
+        text = " ".join(repr(value).split())  # a tensor's has several lines
+    except (ValueError, RecursionError, RuntimeError, NotImplementedError):
+        text = f"something of the type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from enum import Enum
 from functools import cache
+from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fairseq.dataclass import FairseqDataclass
@@ -31,7 +32,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "adapter_heads": (1, 1_000),
     "lora_r": (1, 65_536),
     "lora_dropout": (0, 1),
+    "max_source_seconds": (0.01, 10_000_000),
     "min_source_seconds": (-1e6, 1e6),
+    "max_target_positions": (1, 10_000_000),
     "seed": (-(2**63), 2**63 - 1),
 }
 CHOICES: dict[str, Collection[str]] = {
@@ -84,7 +87,7 @@ def check_section(
 
 def check_value(path: str, setting: str, value: Any, kind: Any) -> None:
     """As :func:`check_section`, one value, of a type as dataclasses name it."""
-    if get_origin(kind) is Union:  # Optional[...]
+    if get_origin(kind) in (Union, UnionType):  # Optional[...], ... | None
         if value is None:
             return
         kind = next(option for option in get_args(kind) if option is not type(None))

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lst_fairseq.data.chat_template import render
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -177,8 +179,13 @@ def _chat_text(tokenizer: PreTrainedTokenizerBase) -> str:
     if not tokenizer.chat_template:
         raise ValueError(f"--prompt {CHAT}: the LLM's tokenizer has no chat template; write the prompt out instead")
     turns = [{"role": "user", "content": CHAT_TURN}]
-    # enable_thinking: models that reason first (Qwen 3) then answer at once; other templates ignore it.
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    text = render(tokenizer, turns)
+    if text.count("{speech}") != 1:
+        raise ValueError(
+            f"--prompt {CHAT}: the chat template in {tokenizer.name_or_path} does not write the user's turn exactly "
+            "once; write the prompt out instead"
+        )
+    return text
 
 
 @dataclass(frozen=True)

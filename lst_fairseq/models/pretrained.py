@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from lst_fairseq.integrity import Damaged, check_records, check_regular, read_json
+from lst_fairseq.models.config_file import StoredSizes, check_config
 
 if TYPE_CHECKING:
     import torch
@@ -116,11 +117,12 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
     """The configuration of a model directory.
 
     Raises:
-        ValueError: config.json cannot be read, or its model type is none of the ``known`` ones (if any are given);
-            the message names the flag, the directory and the known types.
+        ValueError: config.json cannot be read, or asks for far more than the weights hold, or its model type is none
+            of the ``known`` ones (if any are given); the message names the flag, the directory and the known types.
     """
     from transformers import AutoConfig, PretrainedConfig
 
+    check_config(directory, flag, _stored_sizes(directory))
     try:
         model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
         if not known or model_type in known:
@@ -303,6 +305,21 @@ def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(f.read(length))
     header.pop("__metadata__", None)
     return header, 8 + length
+
+
+def _stored_sizes(directory: Path) -> StoredSizes:
+    """Sizes of a directory's tensors; of pickled ones no more than what so many bytes could hold.
+
+    Without weights, as planning takes it, a directory may say what it likes.
+    """
+    files = weight_files(directory)
+    if not files:
+        return StoredSizes(sys.maxsize, sys.maxsize, has_positions=False)
+    if any(file.suffix != ".safetensors" for file in files):
+        return StoredSizes(sys.maxsize, sum(file.stat().st_size for file in files), has_positions=False)
+    return StoredSizes.of(
+        {name: entry["shape"] for file in files for name, entry in _safetensors_header(file)[0].items()}
+    )
 
 
 def _check_weights(directory: Path) -> None:

@@ -27,7 +27,9 @@ def check_checkpoint(path: str | Path) -> None:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such checkpoint; check the path")
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint; give a file that fairseq-train wrote, or a directory of scripts/export.py"
+        )
     if path.is_dir():
         try:
             open(path / SETTINGS_FILE, "rb").close()
