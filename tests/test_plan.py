@@ -163,6 +163,10 @@ SIZES = {
 }
 
 
+@pytest.mark.skipif(
+    [int(part) for part in torch.__version__.split(".")[:2]] < [2, 13],
+    reason="earlier releases of torch save up to half as much again",
+)
 @pytest.mark.parametrize(
     "size, modules, flags",
     [

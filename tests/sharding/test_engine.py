@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -34,6 +35,9 @@ def fake_process(rank: int, world_size: int) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.skipif(
+    not hasattr(FSDPModule, "set_reduce_scatter_unused_params"), reason="needs PyTorch 2.13, as the trainer says"
+)
 @pytest.mark.parametrize(
     ("modules", "tied", "settings", "stored"),
     [
