@@ -374,7 +374,7 @@ def test_command_errors_are_one_line(command, files, tmp_path, capsys):
     manifest, output = files
     short = generated(tmp_path / "short.txt", {0: "ja"})
     for name, hypotheses, message in (
-        (manifest, short, "error: .*short.txt for .*tst.tsv: 1 hypotheses for 4 references: no .* for index 1, 2, 3"),
+        (manifest, short, "error: .*short.txt for .*tst.tsv: 1 hypotheses for 4 .*: no hypothesis for index 1, 2, 3"),
         (manifest.with_name("no.tsv"), output, "no.tsv:1: no such manifest"),
     ):
         with pytest.raises(SystemExit, match=message) as caught:
@@ -413,8 +413,7 @@ def test_a_description_that_was_cut_short_or_changed(tmp_path, text):
 
 def test_hypotheses_that_are_too_few_are_named(command, files):
     files[1].write_text("D-0\t0\tja\n")
-    message = f"^error: {files[1]} for {files[0]}: 1 hypotheses for 4 references: no hypothesis for"
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit, match=f"^error: {files[1]} for {files[0]}: 1 hypotheses for 4 references"):
         command.main(["--manifest", str(files[0]), "--hypotheses", str(files[1])])
 
 

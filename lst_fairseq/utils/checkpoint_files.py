@@ -31,10 +31,8 @@ def check_checkpoint(path: str | Path) -> None:
             f"{path}: no such checkpoint; give a file that fairseq-train wrote, or a directory of scripts/export.py"
         )
     if path.is_dir():
-        try:
-            open(path / SETTINGS_FILE, "rb").close()
-        except FileNotFoundError as error:
-            raise not_exported(path, error) from None
+        if not (path / SETTINGS_FILE).is_file():
+            raise not_exported(path, f"it has no file {SETTINGS_FILE}")
         return
     if not stat.S_ISREG(path.stat().st_mode):
         raise refused(path, "it is a pipe, a device or a socket")

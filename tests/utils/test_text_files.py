@@ -67,6 +67,13 @@ def test_a_checkpoint_that_is_a_pipe_is_not_opened(tmp_path: Path) -> None:
         check_checkpoint(tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: None])
+def test_a_folder_without_settings_is_no_export(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "lst.json")
+    with pytest.raises(RuntimeError, match=r"it has no file lst\.json\); export the checkpoint again"):
+        check_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
