@@ -88,6 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(f"lst-translate: {error}", file=sys.stderr)
         return 1
+    except FloatingPointError as error:  # of the model's numbers
+        print(f"lst-translate: {args.checkpoint}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -138,6 +139,9 @@ def check_records(path: str | Path, tensors: bool = True) -> None:
             records = archive.infolist()
     except ZIP_ERRORS as error:
         raise RuntimeError(f"its list of records cannot be read: {error}") from None
+    [(name, times)] = Counter(record.filename for record in records).most_common(1) or [("", 0)]
+    if times > 1:  # readers differ in which of them they take
+        raise Damaged(f"its record {name!r:.200} is there {times} times")
     if not any(record.CRC for record in records):
         return
     wanted = [record for record in records if tensors or "/data/" not in record.filename]

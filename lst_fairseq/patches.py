@@ -30,7 +30,8 @@ from fairseq.trainer import Trainer
 
 from lst_fairseq import run_patches
 from lst_fairseq.checkpoints import loading, moments
-from lst_fairseq.errors import CheckpointError, SettingsError
+from lst_fairseq.checkpoints.failures import explained_failure
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.integrity import Damaged, check_records, check_state
 from lst_fairseq.utils.checkpoint_files import incomplete, refused
 from lst_fairseq.utils.files import replacing
@@ -193,27 +194,6 @@ def name_misfitting_checkpoints() -> None:
 
     Trainer.load_checkpoint = trainer_load_checkpoint
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
-
-
-def explained_failure(error: Exception, filenames: list[str]) -> Exception:
-    """An error of using what was read, with file and remedy; itself if it names the file, or is about memory."""
-    text, where = " ".join(str(error).split()), ":".join(filenames)
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
-    named = any(name in text for name in filenames)
-    if isinstance(error, OSError) and text.startswith("Model file not found: "):  # checkpoint_utils.py:448
-        return CheckpointError(f"{text.split(': ', 1)[1]}: no such checkpoint; check the path")
-    if isinstance(error, SettingsError):
-        return error
-    if isinstance(error, OSError) or memory or (named and isinstance(error, ValueError | CheckpointError)):
-        return error
-    if isinstance(error, ValueError):
-        return ValueError(f"{where}: {text}")
-    if isinstance(error, CheckpointError) or (isinstance(error, AssertionError) and text):
-        return CheckpointError(f"{where}: {text}")
-    return CheckpointError(
-        f"{where}: holds something else than fairseq-train with this plugin writes ({type(error).__name__}: "
-        f"{text[:300]}); copy it again from where it is whole, or use an earlier one from the same folder"
-    )
 
 
 def explain_failed_saves() -> None:

@@ -165,7 +165,7 @@ def test_a_missing_checkpoint(corpus, backbones, tmp_path):
     path = tmp_path / "none.pt"
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such checkpoint"):
         Translator(path)
-    with pytest.raises(OSError, match=r"Model file not found: .*none\.pt"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pt: no such checkpoint; give a file"):
         run_generate(corpus, path, tmp_path / "out")
     with pytest.raises(ValueError, match=r"--finetune-from-model .*none\.pt does not exist"):
         run_train(corpus, backbones, tmp_path / "new", finetune_from_model=path)

@@ -6,15 +6,17 @@ import pickle
 import random
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from fairseq import tasks
 
-from lst_fairseq import integrity
+from lst_fairseq import cli, integrity
 from lst_fairseq.export import export, read_export
 from lst_fairseq.inference import Translator
 from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
@@ -106,6 +108,26 @@ def test_the_first_byte_and_the_list_of_records(checkpoint, tmp_path):
     directory = content.rfind(b"PK\x01\x02")
     flip(path, directory + 46)  # in a record's name
     assert "has not the checksum" in refused(lambda: read_checkpoint(path), path)
+
+
+def test_a_record_that_is_there_twice(checkpoint, tmp_path):
+    path = Path(shutil.copy(checkpoint, tmp_path / "c.pt"))
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        name = next(name for name in archive.namelist() if "/data/" in name)
+        archive.writestr(name, archive.read(name)[::-1])
+    assert f"{name}' is there 2 times" in refused(lambda: read_checkpoint(path), path)
+
+
+def test_weights_that_are_no_numbers(checkpoint, tmp_path, capsys):
+    def broken(model: dict[str, Any]) -> dict[str, Any]:
+        start = model["encoder.markers.start"]
+        return {**model, "encoder.markers.start": torch.full_like(start, float("nan"))}
+
+    path, audio = edited(checkpoint, tmp_path / "c.pt", model=broken), tmp_path / "a.wav"
+    soundfile.write(audio, [0.0, 0.1] * 8000, 16000)
+    assert cli.main(["--checkpoint", str(path), "--device", "cpu", str(audio)]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"lst-translate: {path}: ") and "not finite" in line
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path):

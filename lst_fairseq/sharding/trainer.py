@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from lst_fairseq.checkpoints.failures import explained_failure
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.patches import CheckpointError, explained_failure, refuse_directory
+from lst_fairseq.patches import CheckpointError, refuse_directory
 from lst_fairseq.sharding import states
 from lst_fairseq.sharding.agreement import check_same
 from lst_fairseq.sharding.engine import ShardedModel, ShardingSettings, build_mesh, like, shard

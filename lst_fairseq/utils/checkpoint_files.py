@@ -27,9 +27,7 @@ def check_checkpoint(path: str | Path) -> None:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: no such checkpoint; give a file that fairseq-train wrote, or a directory of scripts/export.py"
-        )
+        raise missing(path)
     if path.is_dir():
         if not (path / SETTINGS_FILE).is_file():
             raise not_exported(path, f"it has no file {SETTINGS_FILE}")
@@ -55,6 +53,13 @@ def check_absent(out: str | Path) -> None:
     """Raise a FileExistsError if there is something where a directory is to be made."""
     if Path(out).exists():
         raise FileExistsError(f"{out} exists already: give another directory, or remove it first")
+
+
+def missing(path: str | Path) -> FileNotFoundError:
+    """The error where there is no checkpoint."""
+    return FileNotFoundError(
+        f"{path}: no such checkpoint; give a file that fairseq-train wrote, or a directory of scripts/export.py"
+    )
 
 
 def incomplete(path: str | Path, reason: object) -> CheckpointError:

@@ -38,6 +38,8 @@ _CONNECTS = (
 #: Address space beyond what is in use: a lie about a length is no more than a MemoryError.
 _MORE_ADDRESSES = 3 << 30
 _KEPT_OUTPUT = 200_000
+#: How a chat template begins as it is compiled.
+_TEMPLATE = b"from jinja2.runtime import "
 
 Main = Callable[[list[str]], Any]
 
@@ -168,7 +170,9 @@ def _listener(descriptor: int) -> Callable[[str, tuple[Any, ...]], None]:
         elif event == "compile" and arguments and arguments[0] is not None:
             source = arguments[0]
             source = source if isinstance(source, bytes) else str(source).encode(errors="replace")
-            if MARKER_WORD.encode() in source:
+            # Jinja compiles a template with its texts in it and runs it in a sandbox; had it come
+            # out of that, the marker would be there.
+            if MARKER_WORD.encode() in source and not source.startswith(_TEMPLATE):
                 note(f"evaluated {source[:200]!r}")
 
     def note(line: str) -> None:

@@ -18,7 +18,7 @@ _BASH = re.compile(r"^\S*\.sh: line \d+: ", re.MULTILINE)
 _OWN = ("subprocess.Popen ('uname', ", "os.fork ")
 #: Words by which messages say what to do.
 _REMEDIES = """add|are needed|check|choose|compare|convert|copy|correct|cross|cut|download|export|free|give|has:
-install|is needed|is one of|it has|join|known|leave|let|lower|make|mend|name|names|needs|no tab|prepare
+install|is needed|is one of|it has|join|keep|known|leave|let|lower|make|mend|name|names|needs|no tab|prepare
 put|quote|raise|recognise|remove|rename|run|save|score|set|start|there are|train|translate|try|unpack|update|use|valid
 write""".replace("\n", "|")
 _REMEDY = re.compile(rf"\b({_REMEDIES})(?!\w)|is an? [\w ]+, not ", re.IGNORECASE)

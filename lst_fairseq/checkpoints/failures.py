@@ -1,0 +1,43 @@
+"""Errors of using what a checkpoint holds, with the file and what to do."""
+
+import torch
+
+from lst_fairseq.errors import CheckpointError, SettingsError
+from lst_fairseq.utils.checkpoint_files import missing
+from lst_fairseq.utils.files import explained
+
+
+def explained_failure(error: Exception, filenames: list[str]) -> Exception:
+    """An error of reading or using checkpoints, with file and remedy.
+
+    Args:
+        error: as it was raised.
+        filenames: of the checkpoints.
+
+    Returns:
+        ``error`` itself if it names a file or a flag, or is about memory.
+    """
+    text, where = " ".join(str(error).split()), ":".join(filenames)
+    memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
+    named = any(name in text for name in filenames)
+    if isinstance(error, OSError):
+        return _explained_os_error(error, filenames)
+    if memory or isinstance(error, SettingsError) or (named and isinstance(error, ValueError | CheckpointError)):
+        return error
+    if isinstance(error, ValueError):
+        return ValueError(f"{where}: {text}")
+    if isinstance(error, CheckpointError) or (isinstance(error, AssertionError) and text):
+        return CheckpointError(f"{where}: {text}")
+    return CheckpointError(
+        f"{where}: holds something else than fairseq-train with this plugin writes "
+        f"({type(error).__name__}: {text[:300]}); copy it again from where it is whole, or use an "
+        "earlier one from the same folder"
+    )
+
+
+def _explained_os_error(error: OSError, filenames: list[str]) -> OSError:
+    """fairseq says of a file that is not there no more than that (checkpoint_utils.py:454)."""
+    if str(error).startswith("Model file not found"):
+        name = next((name for name in filenames if str(error).endswith(name)), filenames[0])
+        return missing(name)
+    return type(error)(explained(error)) if error.filename is not None else error
