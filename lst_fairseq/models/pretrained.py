@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from lst_fairseq.integrity import Damaged, check_records, check_regular, read_json
+from lst_fairseq.models.strangers import check_adapter, foreign_attention
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,8 @@ def model_directory(path: str | None, flag: str) -> Path:
         flag: for messages.
 
     Raises:
-        ValueError: nothing was given, it is no directory and not in the cache, or it holds no config.json or no
-            weights; the message names the flag, the path and the remedy.
+        ValueError: nothing was given, it is no directory and not in the cache, or it holds no config.json, no
+            weights, or an adapter of peft's; the message names the flag, the path and the remedy.
     """
     if not path:
         raise ValueError(f"{flag} is not set: give the directory of a pretrained model (as save_pretrained writes it)")
@@ -60,6 +61,7 @@ def model_directory(path: str | None, flag: str) -> Path:
         raise ValueError(f"{flag} {path}: no config.json there (found: {found}); give a save_pretrained directory")
     if not weight_files(directory):
         raise ValueError(f"{flag} {path}: no weights there (*.safetensors or pytorch_model*.bin)")
+    check_adapter(directory, flag)
     return directory
 
 
@@ -116,20 +118,26 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
     """The configuration of a model directory.
 
     Raises:
-        ValueError: config.json cannot be read, or its model type is none of the ``known`` ones (if any are given);
-            the message names the flag, the directory and the known types.
+        ValueError: config.json cannot be read, asks for attention that is not transformers' own, or its model type is
+            none of the ``known`` ones (if any are given); the message names flag, directory and the known types.
     """
     from transformers import AutoConfig, PretrainedConfig
 
     try:
-        model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
-        if not known or model_type in known:
+        settings = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0]
+        model_type, attention = settings.get("model_type"), foreign_attention(settings)
+        if not attention and (not known or model_type in known):
             return AutoConfig.from_pretrained(directory, **LOCAL)
     except Exception as error:  # the checks of transformers' configurations raise what they like
         refuse_own_code(directory, flag, error)
         raise ValueError(
             f"{flag} {directory}: transformers cannot read its config.json: {in_words(error)}; copy it again"
         ) from error
+    if attention:
+        raise ValueError(
+            f"{flag} {directory}: its config.json asks for the attention {attention!r}, which is none of transformers' "
+            "own and could be a program of the hub; remove attn_implementation from config.json"
+        )
     raise ValueError(
         f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(known)}"
     )
