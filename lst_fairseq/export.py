@@ -32,7 +32,7 @@ from lst_fairseq.integrity import Checksum, differences, parse_checksums, read_j
 from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
 from lst_fairseq.models.lora import merge_lora
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import fingerprint, weight_files
+from lst_fairseq.models.weight_files import fingerprint, weight_files
 from lst_fairseq.utils.checkpoint_files import (
     EXPORTED_DTYPES,
     SETTINGS_FILE,

@@ -98,8 +98,16 @@ def _early_stop() -> Any:
     return next((function for function in functions if function is not None), SimpleNamespace())
 
 
+def _kept_early_stop(state: dict[str, Any]) -> dict[str, float]:
+    """What a checkpoint says of --patience, as far as it is numbers of the right names."""
+    kept = state.get(EARLY_STOP_KEY)
+    kept = kept if isinstance(kept, dict) else {}
+    names = ("best", "num_runs")
+    return {name: kept[name] for name in names if isinstance(kept.get(name), int | float)}
+
+
 def _restore_early_stop(state: dict[str, Any]) -> None:
-    for name, value in state.get(EARLY_STOP_KEY, {}).items():
+    for name, value in _kept_early_stop(state).items():
         setattr(_early_stop(), name, value)
 
 
@@ -110,7 +118,7 @@ def _why_finished(trainer: Trainer, state: dict[str, Any], checkpoint: Any) -> s
     updates = history[-1].get("num_updates", 0) if history else trainer.get_num_updates()
     epoch = state["train_iterator"]["epoch"]  # the next one, where the last has ended
     hours = trainer._previous_training_time / 3600
-    waited = state.get(EARLY_STOP_KEY, {}).get("num_runs", 0)
+    waited = _kept_early_stop(state).get("num_runs", 0)
     if limits.max_update and updates >= limits.max_update:
         return f"its {updates} updates are all of --max-update {limits.max_update}"
     if limits.max_epoch and epoch > limits.max_epoch and not checkpoint.reset_dataloader:

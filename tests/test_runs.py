@@ -7,9 +7,10 @@ import os
 import time
 
 import pytest
+import torch
 from fairseq.trainer import Trainer
 
-from lst_fairseq.run_patches import LOCK_FILE
+from lst_fairseq.run_patches import EARLY_STOP_KEY, LOCK_FILE
 from tests.cases.test_finished_run_again import stamps
 from tests.forks import outcome
 from tests.ranks import run_ranks
@@ -79,6 +80,17 @@ def test_patience_is_remembered_over_an_interruption(corpus, backbones, tmp_path
     assert len(straight.losses) == 4 and rest.losses == straight.losses[2:]
     more = run_train(corpus, backbones, tmp_path / "run", **{**settings, "patience": 5})
     assert len(more.losses) == 2
+
+
+@pytest.mark.parametrize("kept", [3, {"__code__": 1, "best": "low", "num_runs": None}], ids=str)
+def test_what_a_file_says_of_patience_is_numbers(kept, corpus, backbones, tmp_path):
+    """It becomes attributes of a function, and nothing else of it may."""
+    settings = {**ENDS["the loss on dev"][0], "patience": 3}
+    run_train(corpus, backbones, tmp_path, **{**settings, "max_update": 2})
+    state = read_checkpoint(tmp_path / "checkpoint_last.pt")
+    state["extra_state"][EARLY_STOP_KEY] = kept
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    assert len(run_train(corpus, backbones, tmp_path, **settings).losses) == 4
 
 
 @pytest.mark.parametrize("reset", ["reset_optimizer", "reset_meters", "reset_dataloader"])

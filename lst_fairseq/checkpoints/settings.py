@@ -24,6 +24,7 @@ from lst_fairseq.models.frontends import FRONTENDS
 from lst_fairseq.models.frontends.base import beyond_reason
 from lst_fairseq.models.frontends.fairseq_settings import parse_convolutions
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
+from lst_fairseq.models.strangers import OWN_ATTENTION, foreign_attention
 from lst_fairseq.task_config import LstTaskConfig
 
 S2T_MODELS = (S2TTransformerModel, S2TConformerModel)
@@ -284,6 +285,13 @@ def check_frontend(path: str, setting: str, frontend: Any) -> None:
         and frontend["config"].get("model_type") != kind
     ):
         raise refused(path, f"{setting}.config.model_type", f"should be {kind}")
+    if attention := foreign_attention(frontend["config"]):
+        known = ", ".join(sorted(OWN_ATTENTION))
+        raise refused(
+            path,
+            f"{setting}.config.attn_implementation",
+            f"is {shown(attention)}, and should be one of {known}",
+        )
     if "conv_feature_layers" in frontend["config"]:
         try:
             parse_convolutions(frontend["config"]["conv_feature_layers"])

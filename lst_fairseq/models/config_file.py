@@ -31,7 +31,8 @@ FEW_POSITIONS, MOST_POSITIONS = 100_000, 20_000_000
 #: Speech encoders are used without the table of their labels, which is then in no file.
 MOST_LABELS = 10_000_000
 MOST_NUMBER = 2**63 - 1
-ATTENTION = re.compile("attn_implementation|experts_implementation")
+#: What may name a program of the hub, as attention may (models/strangers.py).
+KERNELS = re.compile("experts_implementation")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def check_config(directory: Path, flag: str, stored: StoredSizes) -> None:
         )
     for name, value in _entries(config):
         last = name.rpartition(".")[2]
-        if ATTENTION.search(name) and isinstance(value, str) and "/" in value:
+        if KERNELS.search(name) and isinstance(value, str) and "/" in value:
             raise ValueError(
                 f"{where}{name} is {shown(value)}, code from the hub, which is never run; remove the entry"
             )

@@ -23,7 +23,8 @@ from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lst_fairseq.models.llm import EMBEDDING_CHUNK
-from lst_fairseq.models.pretrained import check_attention, weight_files
+from lst_fairseq.models.pretrained import check_attention
+from lst_fairseq.models.weight_files import weight_files
 
 logger = logging.getLogger(__name__)
 

@@ -38,13 +38,13 @@ from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend
 from lst_fairseq.models.lora import add_lora
 from lst_fairseq.models.pretrained import (
-    fingerprint,
     load_pretrained,
     model_config,
     model_directory,
     model_source,
     tokenizer_fingerprint,
 )
+from lst_fairseq.models.weight_files import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

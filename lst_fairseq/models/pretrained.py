@@ -1,29 +1,23 @@
-"""Pretrained parts on disk: finding them, and telling one from another without reading all of it."""
+"""Pretrained parts on disk: finding and loading them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-import struct
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
-from lst_fairseq.integrity import Damaged, check_records, check_regular, read_json
-from lst_fairseq.models.config_file import StoredSizes, check_config
+from lst_fairseq.models.config_file import check_config
+from lst_fairseq.models.strangers import check_adapter, foreign_attention
+from lst_fairseq.models.weight_files import check_weights, stored_sizes, weight_files
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-#: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
-#: fingerprinted in a second.
-SAMPLE_BYTES = 1024
 
 #: ``--attn-implementation``.
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
@@ -46,8 +40,8 @@ def model_directory(path: str | None, flag: str) -> Path:
         flag: for messages.
 
     Raises:
-        ValueError: nothing was given, it is no directory and not in the cache, or it holds no config.json or no
-            weights; the message names the flag, the path and the remedy.
+        ValueError: nothing was given, it is no directory and not in the cache, or it holds no config.json, no
+            weights, or an adapter of peft's; the message names the flag, the path and the remedy.
     """
     if not path:
         raise ValueError(f"{flag} is not set: give the directory of a pretrained model (as save_pretrained writes it)")
@@ -61,6 +55,7 @@ def model_directory(path: str | None, flag: str) -> Path:
         raise ValueError(f"{flag} {path}: no config.json there (found: {found}); give a save_pretrained directory")
     if not weight_files(directory):
         raise ValueError(f"{flag} {path}: no weights there (*.safetensors or pytorch_model*.bin)")
+    check_adapter(directory, flag)
     return directory
 
 
@@ -117,21 +112,28 @@ def model_config(directory: Path, flag: str, known: Collection[str] = ()) -> Pre
     """The configuration of a model directory.
 
     Raises:
-        ValueError: config.json cannot be read, or asks for far more than the weights hold, or its model type is none
-            of the ``known`` ones (if any are given); the message names the flag, the directory and the known types.
+        ValueError: config.json cannot be read, asks for far more than the weights hold or for attention that is not
+            transformers' own, or its model type is none of the ``known`` ones (if any are given); the message names
+            the flag, the directory and the known types.
     """
     from transformers import AutoConfig, PretrainedConfig
 
-    check_config(directory, flag, _stored_sizes(directory))
+    check_config(directory, flag, stored_sizes(directory))
     try:
-        model_type = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0].get("model_type")
-        if not known or model_type in known:
+        settings = PretrainedConfig.get_config_dict(directory, local_files_only=True)[0]
+        model_type, attention = settings.get("model_type"), foreign_attention(settings)
+        if not attention and (not known or model_type in known):
             return AutoConfig.from_pretrained(directory, **LOCAL)
     except Exception as error:  # the checks of transformers' configurations raise what they like
         refuse_own_code(directory, flag, error)
         raise ValueError(
             f"{flag} {directory}: transformers cannot read its config.json: {in_words(error)}; copy it again"
         ) from error
+    if attention:
+        raise ValueError(
+            f"{flag} {directory}: its config.json asks for the attention {attention!r}, which is none of transformers' "
+            "own and could be a program of the hub; remove attn_implementation from config.json"
+        )
     raise ValueError(
         f"{flag} {directory}: model type {model_type!r} is not one that serves here; known: {', '.join(known)}"
     )
@@ -199,7 +201,7 @@ def load_pretrained(
     if attn_implementation is not None:
         check_attention(attn_implementation, directory)
         settings["attn_implementation"] = attn_implementation
-    _check_weights(directory)
+    check_weights(directory)
     try:
         with without_load_report():
             model, info = cls.from_pretrained(
@@ -244,114 +246,6 @@ def _attention_message(attn_implementation: str, directory: Path, reason: str) -
     reason = " ".join(reason.split())[:300]
     choices = ", ".join(ATTENTIONS)
     return f"--attn-implementation {attn_implementation} for {directory}: {reason}; choices: {choices}"
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files that hold a model's weights, safetensors before pickled ones."""
-    return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
-
-
-def fingerprint(path: Path) -> str:
-    """A short hash of a model's weights: names, types, shapes and samples of every tensor's bytes.
-
-    It does not depend on where the directory lies or on how many files the tensors are split over (for safetensors).
-
-    Args:
-        path: a save_pretrained directory, or a single file such as a fairseq checkpoint, of which samples and the size
-            are hashed, and not the name.
-    """
-    digest = hashlib.sha256()
-    if path.is_file():
-        pieces = [("", _file_samples(path))]
-    else:
-        pieces = [piece for file in weight_files(path) for piece in _tensor_samples(file)]
-    for name, content in sorted(pieces):
-        digest.update(name.encode())
-        digest.update(content)
-    return digest.hexdigest()[:16]
-
-
-def _tensor_samples(file: Path) -> list[tuple[str, bytes]]:
-    if file.suffix != ".safetensors":
-        return [(file.name, _file_samples(file))]
-    header, start = _safetensors_header(file)
-    samples = []
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        described = f"{entry['dtype']} {entry['shape']}".encode()
-        samples.append((name, described + _samples(file, start + begin, end - begin)))
-    return samples
-
-
-def _file_samples(file: Path) -> bytes:
-    size = file.stat().st_size
-    return str(size).encode() + _samples(file, 0, size)
-
-
-def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
-    """What a safetensors file says about each tensor, and where its data begins.
-
-    Raises:
-        ValueError: the file is cut short or damaged; names it.
-    """
-    try:
-        check_regular(file)
-        with safe_open(file, framework="pt"):  # compares names, types, shapes, places and the file's size
-            pass
-    except (SafetensorError, OSError, Damaged) as error:
-        raise ValueError(f"{file}: not a safetensors file, truncated or damaged ({error}); copy it again") from None
-    with open(file, "rb") as f:
-        (length,) = struct.unpack("<Q", f.read(8))
-        header = json.loads(f.read(length))
-    header.pop("__metadata__", None)
-    return header, 8 + length
-
-
-def _stored_sizes(directory: Path) -> StoredSizes:
-    """Sizes of a directory's tensors; of pickled ones no more than what so many bytes could hold.
-
-    Without weights, as planning takes it, a directory may say what it likes.
-    """
-    files = weight_files(directory)
-    if not files:
-        return StoredSizes(sys.maxsize, sys.maxsize, has_positions=False)
-    if any(file.suffix != ".safetensors" for file in files):
-        return StoredSizes(sys.maxsize, sum(file.stat().st_size for file in files), has_positions=False)
-    return StoredSizes.of(
-        {name: entry["shape"] for file in files for name, entry in _safetensors_header(file)[0].items()}
-    )
-
-
-def _check_weights(directory: Path) -> None:
-    """Look at all that can be seen to be damaged before transformers reads a directory's weights.
-
-    Raises:
-        ValueError: names the file.
-    """
-    for file in weight_files(directory):
-        if file.suffix == ".safetensors":
-            _safetensors_header(file)
-            continue
-        try:
-            check_records(file)
-        except RuntimeError as error:
-            raise ValueError(f"{file}: truncated or damaged ({error}); copy it again") from None
-    for file in directory.glob("*.index.json"):
-        index = read_json(file)
-        names = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError(f"{file}: no table of weights (weight_map); copy it again")
-        if missing := sorted(name for name in set(names.values()) if not (directory / name).is_file()):
-            raise ValueError(f"{file}: names {', '.join(missing[:8])}, which are not there; copy the model again")
-
-
-def _samples(file: Path, begin: int, size: int) -> bytes:
-    with open(file, "rb") as f:
-        content = []
-        for offset in (0, size // 2, max(0, size - SAMPLE_BYTES)):
-            f.seek(begin + offset)
-            content.append(f.read(min(SAMPLE_BYTES, size - offset)))
-    return b"".join(content)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -25,7 +25,7 @@ ABSURD: dict[str, tuple[str, dict[str, Any]]] = {
     "kernels": ("wav2vec2", {"conv_kernel": [2**31]}),
     "the encoder's layers": ("wav2vec2", {"num_hidden_layers": 10**9}),
     "the encoder's labels": ("wav2vec2", {"vocab_size": 2**31}),
-    "code for attention": ("wav2vec2", {"_attn_implementation": "org/kernel"}),
+    "code for experts": ("wav2vec2", {"experts_implementation": "org/kernel"}),
     "quantisation": ("llama", {"quantization_config": {"quant_method": "eetq"}}),
 }
 

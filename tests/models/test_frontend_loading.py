@@ -13,7 +13,8 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, WhisperFo
 
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.frontends import FrontendOptions, build_frontend, encoder_fingerprint
-from lst_fairseq.models.pretrained import fingerprint, load_pretrained, model_directory
+from lst_fairseq.models.pretrained import load_pretrained, model_directory
+from lst_fairseq.models.weight_files import fingerprint
 from tests.models.test_frontends import features_alone, waveform
 
 Directories = Callable[[str], str]
