@@ -14,6 +14,8 @@ LAST = "checkpoint_last.pt"
 KEYS_LISTED = 10
 #: Batch normalisation's number of updates, of which the newest checkpoint's is kept.
 COUNTER = ".num_batches_tracked"
+#: What to do about checkpoints of different models.
+ONE_RUN = "give checkpoints of one training run"
 
 
 def last_checkpoints(directory: Path, number: int, or_fewer: bool = False) -> list[Path]:
@@ -67,16 +69,22 @@ def average(paths: list[Path]) -> dict[str, Any]:
         parameters = state["model"]
         if total and (odd := total.keys() ^ parameters.keys()):
             listed = ", ".join(sorted(odd)[:KEYS_LISTED])
-            raise CheckpointError(f"{path}: not of the same model as {paths[0]}; parameters of one only: {listed}")
+            raise CheckpointError(
+                f"{path}: not of the same model as {paths[0]}; parameters of one only: {listed}; {ONE_RUN}"
+            )
         for name, value in parameters.items():
             if name not in total:
                 total[name] = value.double() if value.is_floating_point() else value
             elif total[name].shape != value.shape:
-                raise CheckpointError(f"{path}: {name} is {list(value.shape)}, in {paths[0]} {list(total[name].shape)}")
+                raise CheckpointError(
+                    f"{path}: {name} is {list(value.shape)}, in {paths[0]} {list(total[name].shape)}; {ONE_RUN}"
+                )
             elif value.is_floating_point():
                 total[name] += value
             elif not torch.equal(total[name], value) and not name.endswith(COUNTER):
-                raise CheckpointError(f"{path}: {name} differs from {paths[0]}'s and is no number to average")
+                raise CheckpointError(
+                    f"{path}: {name} differs from {paths[0]}'s and is no number to average; {ONE_RUN}"
+                )
     state["model"] = {
         name: (total[name] / len(paths)).to(value.dtype) if value.is_floating_point() else value
         for name, value in state["model"].items()

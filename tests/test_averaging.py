@@ -115,7 +115,7 @@ def test_different_models(tmp_path: Path) -> None:
     first = save(tmp_path / "a.pt", weight=torch.zeros(2), bias=torch.zeros(2))
     with pytest.raises(CheckpointError, match=r"b\.pt: not of the same model as .*a\.pt; .*: bias, gain"):
         average([first, save(tmp_path / "b.pt", weight=torch.zeros(2), gain=torch.zeros(2))])
-    with pytest.raises(CheckpointError, match=r"b\.pt: weight is \[3\], in .*a\.pt \[2\]"):
+    with pytest.raises(CheckpointError, match=r"b\.pt: weight is \[3\], in .*a\.pt \[2\]; give checkpoints of one"):
         average([first, save(tmp_path / "b.pt", weight=torch.zeros(3), bias=torch.zeros(2))])
 
 
