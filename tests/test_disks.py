@@ -53,7 +53,7 @@ def test_a_manifest_where_nobody_may_write(corpus, tmp_path):
     done = outcome(as_nobody, select, corpus, tmp_path / "new.tsv", log=tmp_path / "log")
     # pytest's folders are root's alone, the one that is read as well
     message = (
-        f"error: {manifest}: Permission denied; change its permissions, or name another place\n"
+        f"error: {manifest}:1: cannot be read (Permission denied); check the path and its permissions\n"
     )
     assert done == (1, message)
 
