@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lst_fairseq import register
+from lst_fairseq.checkpoints.loading import load_own
 from lst_fairseq.checkpoints.settings import as_data, check, check_record, check_task_state
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.integrity import Checksum, differences, parse_checksums, read_json
@@ -81,7 +82,7 @@ def export(
         raise ValueError(f"--dtype {dtype}: unknown; known: {', '.join(EXPORTED_DTYPES)}")
     check_checkpoint(checkpoint)
     register()
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    state = load_own(checkpoint)
     for name, value in (("speech_encoder", speech_encoder), ("llm", llm)):
         if value is not None:
             state["cfg"].task[name] = value

@@ -10,6 +10,7 @@ import torch
 from fairseq import checkpoint_utils, utils
 
 from lst_fairseq import register
+from lst_fairseq.checkpoints.loading import load_own
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, audio_info, read_segment, segment_samples
 from lst_fairseq.data.prompt import COT_TASK, DEFAULT_TASK, Prompt, collate_prompts
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
@@ -62,7 +63,8 @@ class Translator:
         source_lang, target_lang: language codes for the prompt, if not the checkpoint's.
 
     Raises:
-        ValueError: not a checkpoint of ``lst_st``; no such task or language, or the prompt names none.
+        CheckpointError: not a checkpoint of ``lst_st``.
+        ValueError: no such task or language, or the prompt names none.
     """
 
     def __init__(
@@ -80,9 +82,7 @@ class Translator:
         overrides = {"speech_encoder": speech_encoder, "llm": llm}
         check_checkpoint(checkpoint)
         register()
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
-        if getattr((state.get("cfg") or {}).get("task"), "_name", None) != "lst_st":
-            raise ValueError(f"{checkpoint}: not a checkpoint of the task lst_st; train one with --task lst_st")
+        state = load_own(checkpoint)
         for name, value in overrides.items():
             if value is not None:
                 state["cfg"].task[name] = value

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,16 @@ def reading_for(purpose: Purpose | None) -> Iterator[None]:
         _purpose.reset(token)
 
 
+def load_own(path: str | Path) -> dict[str, Any]:
+    """The state of a checkpoint or an export of the plugin's own task, to build its model from.
+
+    Raises:
+        CheckpointError: it is of another task, damaged, or a setting is not what it should be.
+    """
+    with reading_for(Purpose(TASK, criterion=True)):
+        return checkpoint_utils.load_checkpoint_to_cpu(str(path))
+
+
 def purpose_of(task: Any) -> Purpose:
     """What fairseq builds from the files of an ensemble: of the given task, or, without one, whatever they name."""
     if task is None:
@@ -64,9 +75,7 @@ def inspected(path: str, state: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: they do not; names the file.
     """
-    from lst_fairseq.checkpoints import (
-        settings,
-    )  # the model's and the task's, which are registered later
+    from lst_fairseq.checkpoints import settings  # the model's and the task's, registered later
 
     purpose = _purpose.get()
     state = settings.as_data(path, state, references=purpose is None)

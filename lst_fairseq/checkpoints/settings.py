@@ -26,6 +26,7 @@ from lst_fairseq.models.frontends.fairseq_settings import parse_convolutions
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
 from lst_fairseq.models.strangers import OWN_ATTENTION, foreign_attention
 from lst_fairseq.task_config import LstTaskConfig
+from lst_fairseq.utils.checkpoint_files import incomplete
 
 S2T_MODELS = (S2TTransformerModel, S2TConformerModel)
 #: What fairseq-validate builds with a model, all of which work with both kinds.
@@ -67,6 +68,8 @@ def check(
     Raises:
         CheckpointError: it is of other models, or a setting is not what it should be; names the file.
     """
+    if state.get("args") is None and state.get("cfg") is None:
+        raise incomplete(path, "it has no settings")
     if state.get("args") is not None or _name(state, "task") != TASK:
         if task == TASK:
             raise CheckpointError(

@@ -5,6 +5,7 @@ headers, so that a whole corpus is checked before training starts without decodi
 """
 
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -276,7 +277,7 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     if osp.getsize(path) == 0:
         raise AudioError(f"{path}: the audio file is empty (0 bytes); copy or convert it again", "empty file")
     try:
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(os.fsencode(path))  # names that are no UTF-8, too
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats (.raw) need a given rate
         raise AudioError(
             f"{path}: not an audio file that libsndfile can read ({str(error).rpartition(': ')[2]}); "

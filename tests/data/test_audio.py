@@ -1,5 +1,6 @@
 """Segments of real files in every format: exact samples, exact lengths, and clear errors."""
 
+import os
 import pickle
 import struct
 
@@ -279,3 +280,9 @@ def test_errors_travel_between_processes():
     error = pickle.loads(pickle.dumps(AudioError("a.wav: gone", "missing file")))
     assert (str(error), error.reason) == ("a.wav: gone", "missing file")
     assert isinstance(AudioError("as torch's DataLoader builds it"), ValueError)
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\xfe.wav")
+    soundfile.write(os.fsencode(path), speechlike(1.0), 16_000, format="WAV")
+    assert len(read_segment(Segment(str(path)))) == audio_info(path).frames == 16_000

@@ -1,5 +1,6 @@
 """Run a program on an input, in a child of this process or as a command, and see what it does."""
 
+import ast
 import gc
 import os
 import resource
@@ -172,7 +173,11 @@ def _listener(descriptor: int) -> Callable[[str, tuple[Any, ...]], None]:
             source = source if isinstance(source, bytes) else str(source).encode(errors="replace")
             # Jinja compiles a template with its texts in it and runs it in a sandbox; had it come
             # out of that, the marker would be there.
-            if MARKER_WORD.encode() in source and not source.startswith(_TEMPLATE):
+            # Literals are read by compiling them, too, and never run.
+            read_as_literal = sys._getframe(1).f_code.co_filename == ast.__file__
+            if MARKER_WORD.encode() in source and not (
+                source.startswith(_TEMPLATE) or read_as_literal
+            ):
                 note(f"evaluated {source[:200]!r}")
 
     def note(line: str) -> None:

@@ -144,6 +144,8 @@ class Paths:
             said = thing
         shown = path.name.encode("unicode_escape", "surrogateescape").decode()
         named = (path.name, shown, repr(path.name)[1:-1])
+        if role.program.startswith("fairseq"):  # whose --path is a list, joined by colons
+            named = (*named, f"{path.parent}/{path.name.split(':')[0]}")
         arguments = role.arguments(path, base, folder / "out")
         return Case(role.program, arguments, f"{name}: {said}", named)
 
