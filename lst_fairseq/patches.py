@@ -201,7 +201,7 @@ def explained_failure(error: Exception, filenames: list[str]) -> Exception:
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
     named = text.startswith(("--llm ", "--speech-encoder ")) or any(name in text for name in filenames)
     if isinstance(error, OSError) and text.startswith("Model file not found: "):  # checkpoint_utils.py:448
-        return CheckpointError(f"{text.split(': ', 1)[1]}: no such checkpoint; check the path")
+        return FileNotFoundError(f"{text.split(': ', 1)[1]}: no such checkpoint; check the path")
     if isinstance(error, SettingsError):
         return error
     if isinstance(error, OSError) or memory or (named and isinstance(error, ValueError | CheckpointError)):

@@ -136,7 +136,7 @@ def test_errors_of_ensembles_name_all_files(tmp_path, monkeypatch):
 
 def test_a_missing_checkpoint_is_one_line(tmp_path: Path) -> None:
     path = str(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match=rf"^{path}: no such checkpoint; check the path$"):
+    with pytest.raises(FileNotFoundError, match=rf"^{path}: no such checkpoint; check the path$"):
         checkpoint_utils.load_model_ensemble_and_task([path])
 
 
