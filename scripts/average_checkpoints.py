@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = len(args.inputs) == 1 and args.inputs[0].is_dir()
     number = args.at_most if args.last is None else args.last
     if folder != (number is not None):
-        parser.error("give one folder and --last N or --at-most N, or files without either")
+        parser.error(f"{args.inputs[0]}: give one folder and --last N or --at-most N, or files without either")
     if number is not None and number < 1:
         parser.error(f"{number} checkpoints: give 1 or more")
     try:

@@ -22,7 +22,7 @@ install|is needed|is one of|it has|join|keep|known|leave|let|lower|make|mend|nam
 put|quote|raise|recognise|remove|rename|run|save|score|set|start|there are|train|translate|try|unpack|update|use|valid
 write""".replace("\n", "|")
 _REMEDY = re.compile(rf"\b({_REMEDIES})(?!\w)|is an? [\w ]+, not ", re.IGNORECASE)
-_ERROR_LINE = re.compile(r"^(error|usage|[\w.-]+(\.py|translate|generate|train)): ")
+_ERROR_LINE = re.compile(r"^(error|usage|[\w.-]+: error|[\w.-]+(\.py|translate|generate|train)): ")
 
 
 @dataclass(frozen=True)
