@@ -18,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 from lst_fairseq import register
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
+from lst_fairseq.utils.files import file_errors_in_one_line
 
 
+@file_errors_in_one_line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="CHECKPOINT", help="files, or one folder")

@@ -11,6 +11,7 @@ from pathlib import Path
 from lst_fairseq import register
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
+from lst_fairseq.utils.files import print_any_name
 
 EXAMPLES = """examples:
   python scripts/convert_checkpoint.py stage2/checkpoint_last.pt stage2/whole.pt      # for other machines and programs
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--without-optimizer", action="store_true", help="leave out what only further training needs")
     parser.add_argument("--force", action="store_true", help="replace a target that is there")
     args = parser.parse_args(arguments)
+    print_any_name()
     try:
         convert(args.source, args.target, args.without_optimizer, args.force)
     except (CheckpointError, OSError) as error:
