@@ -3,6 +3,7 @@
 A template is a program (Jinja): in a few characters it can loop for hours or ask for all memory.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -75,13 +76,14 @@ def _in_child(tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]])
 
 def _limit() -> None:
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        in_use = int(file.read().split()[0]) * resource.getpagesize()
-    for kind, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, MOST_SECONDS),
-        (resource.RLIMIT_AS, in_use + MOST_BYTES),
+    limits = [(resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, MOST_SECONDS)]
+    with (
+        contextlib.suppress(OSError),  # no Linux: the seconds bound the memory, too
+        open("/proc/self/statm", encoding="ascii") as file,
     ):
+        in_use = int(file.read().split()[0]) * resource.getpagesize()
+        limits.append((resource.RLIMIT_AS, in_use + MOST_BYTES))
+    for kind, most in limits:
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
