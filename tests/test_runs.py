@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_named(corpus, backbones, tmp_path):
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-        run_train(corpus, backbones, folder)
+        run_train(corpus, backbones, folder, user_dir=None)  # which nobody may read
 
     file = tmp_path / "file"
     file.touch()
