@@ -28,20 +28,14 @@ def fork(
     sys.stderr.flush()
     if process := os.fork():
         return process
-    status = 1
     with contextlib.suppress(BaseException):
         if group:
             os.setpgid(0, 0)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        with (
-            open(log, "a", encoding="utf-8") as file,
-            contextlib.redirect_stdout(file),
-            contextlib.redirect_stderr(file),
-        ):
-            status = _status_of(function, *arguments, **keywords)
-    os._exit(status)
+        _served(function, arguments, keywords, log)
+    os._exit(1)
 
 
 def _status_of(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> int:
@@ -83,6 +77,7 @@ def serve(function: Callable[..., Any], *arguments: Any, log: Path, **keywords: 
 
 
 def _served(function: Callable[..., Any], arguments: Any, keywords: Any, log: Path) -> None:
+    """Call a function with its output in a file, and end the process with its status."""
     with (
         open(log, "a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
