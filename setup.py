@@ -58,6 +58,6 @@ setup(
     package_data={"lst_fairseq": ["py.typed", "**/*.yaml", "**/*.json"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["lst-translate=lst_fairseq.cli:main"]},
+    entry_points={"console_scripts": ["lst-translate=lst_fairseq.cli.translate:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
 )

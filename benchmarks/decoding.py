@@ -38,9 +38,9 @@ from benchmarks.common import (
     ratios,
     write_json,
 )
-from lst_fairseq.models.decoder import LlmDecoder, left_pad
-from lst_fairseq.models.recorded_steps import Recording
-from lst_fairseq.search import BeamSearchGenerator
+from lst_fairseq.generation.beam_search import BeamSearchGenerator
+from lst_fairseq.models.llm.cuda_graphs import Recording
+from lst_fairseq.models.llm.decoder import LlmDecoder, left_pad
 
 Hypotheses = list[tuple[list[int], float]]
 

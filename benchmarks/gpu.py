@@ -9,7 +9,7 @@
 stage1, stage2: updates of the adapter, and of adapter and LLM, of 128 sentences as in the recipe, in as many batches
 as that takes. Model FLOP utilisation is the arithmetic of the update (counted by torch in a run of one row without
 recomputation, times the rows) over its time, over the peak rate of a large matrix product measured in the same run. The
-peak memory of the update stands beside the estimate of lst_fairseq.plan for the same batch.
+peak memory of the update stands beside the estimate of lst_fairseq.planning.plan for the same batch.
 decoding: the least time that memory bandwidth and peak rate allow for a batch's beam search, over its time: each step
 reads all weights and all keys and values once. Bandwidth is that of a large copy in the same run. The time without
 CUDA graphs stands beside.
@@ -49,8 +49,8 @@ from benchmarks.model import (
     lst_model,
     model_settings,
 )
-from lst_fairseq.memory import Batch, estimates
-from lst_fairseq.plan import GIB, build_empty
+from lst_fairseq.planning.activations import Batch, estimates
+from lst_fairseq.planning.plan import GIB, build_empty
 
 #: Of an update, as in the recipe.
 SENTENCES = 128
@@ -97,7 +97,7 @@ def row_flops(training: Training, seconds: float, tokens: int) -> int:
 
 
 def planned_bytes(args: Namespace, train: str) -> int:
-    """What lst_fairseq.plan expects on one GPU."""
+    """What lst_fairseq.planning.plan expects on one GPU."""
     cfg, settings = model_settings(args, train, args.checkpointing)
     cfg.llm_dtype = "float32" if "llm" in train else args.dtype
     model = build_empty(cfg, llama_config(args), settings)

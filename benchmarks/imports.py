@@ -25,10 +25,10 @@ SIDES = {
     FAIRSEQ: ["-c", "import fairseq"],
     "import torch, transformers": ["-c", "import torch, transformers"],
     "registering: import fairseq, lst_fairseq": ["-c", "import fairseq, lst_fairseq"],
-    "lst-translate --help": ["-m", "lst_fairseq.cli", "--help"],
+    "lst-translate --help": ["-m", "lst_fairseq.cli.translate", "--help"],
     "lst-translate --checkpoint nope.pt x.wav": [
         "-m",
-        "lst_fairseq.cli",
+        "lst_fairseq.cli.translate",
         "--checkpoint",
         "nope.pt",
         "x.wav",

@@ -44,13 +44,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Wav2Vec2
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from benchmarks.common import give_freed_memory_back, write_json
-from lst_fairseq.memory import Sharding, sharded_bytes, state_bytes
+from lst_fairseq.distributed.fsdp import ShardingSettings, build_mesh, shard
 from lst_fairseq.models.config import LstModelConfig
-from lst_fairseq.models.deferred import deferred_weights
+from lst_fairseq.models.llm.meta_device import deferred_weights
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.sharding.engine import ShardingSettings, build_mesh, shard
-from lst_fairseq.task import LstTask
-from lst_fairseq.task_config import LstTaskConfig
+from lst_fairseq.planning.activations import Sharding, sharded_bytes, state_bytes
+from lst_fairseq.tasks.config import LstTaskConfig
+from lst_fairseq.tasks.lst_st import LstTask
 
 MB = 1e6
 TOLERANCE = 1e-5  # of the losses of both engines
@@ -305,7 +305,7 @@ def sent_parameters(world_size: int, group: int) -> float:
 
 
 def plan(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:
-    """What a process holds, by lst_fairseq.memory: parameters, gradients, states."""
+    """What a process holds, by lst_fairseq.planning.activations: parameters, gradients, states."""
     with deferred_weights():
         model = build(args, folder)
     sharding = Sharding(args.shard_frozen, reshard=not args.no_reshard_after_forward, accumulates=False)

@@ -2,7 +2,7 @@
 
 Imported where fairseq is imported already, which ``--user-dir lst_fairseq`` does, the package
 registers the task ``lst_st``, the model ``lst`` with its architectures and the criterion
-``lst_cross_entropy``, and applies the few repairs of fairseq listed in ``patches.py``. Imported
+``lst_cross_entropy``, and applies the few repairs of fairseq listed in ``patches``. Imported
 before fairseq it does nothing until :func:`register` is called: this package's own programs check
 their arguments in less than a second, and fairseq takes some five to import.
 

@@ -8,8 +8,8 @@ them.
 from functools import cache
 from typing import Any
 
-from lst_fairseq.utils.last_words import end_in_one_line
-from lst_fairseq.utils.noise import keep_quiet
+from lst_fairseq.patches.error_line import end_in_one_line
+from lst_fairseq.patches.warnings import keep_quiet
 
 
 def _require_fairseq() -> None:
@@ -37,10 +37,10 @@ def register() -> None:
 
     patches.apply()
     end_in_one_line()
-    from lst_fairseq import task  # noqa: F401
     from lst_fairseq.criterions import lst_cross_entropy  # noqa: F401
+    from lst_fairseq.distributed.install import install
     from lst_fairseq.models import lst  # noqa: F401
-    from lst_fairseq.sharding.install import install
+    from lst_fairseq.tasks import lst_st  # noqa: F401
 
     patches.read_directories(_read_export, _assemble)
     patches.import_no_more_models()
@@ -48,16 +48,16 @@ def register() -> None:
 
 
 def _read_export(path: str, arg_overrides: dict[str, Any] | None) -> dict[str, Any]:
-    from lst_fairseq.export import read_export
+    from lst_fairseq.checkpoints.export import read_export
 
     return read_export(path, arg_overrides)
 
 
 def _assemble(path: str, state: dict[str, Any]) -> dict[str, Any]:
-    from lst_fairseq.sharding.config import SHARDS_KEY
+    from lst_fairseq.tasks.sharding_flags import SHARDS_KEY
 
     if SHARDS_KEY not in state:
         return state
-    from lst_fairseq.sharding.states import assemble
+    from lst_fairseq.distributed.checkpoint import assemble
 
     return assemble(path, state)

@@ -33,7 +33,7 @@ from lst_fairseq.utils.checkpoint_files import check_checkpoint
 from lst_fairseq.utils.files import file_errors_in_one_line
 
 if TYPE_CHECKING:
-    from lst_fairseq.inference import Translator
+    from lst_fairseq.generation.translator import Translator
 
 
 def names(checkpoints: list[Path]) -> list[str]:
@@ -50,9 +50,9 @@ def look(
     translator: "Translator", name: str, rows: list[Row], args: argparse.Namespace
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Figures of one checkpoint, and its pictures."""
-    from lst_fairseq.alignment import attention_over_speech, encode, measure, nearest_tokens, spread_rows
-    from lst_fairseq.alignment_page import heat_map, token_strip
-    from lst_fairseq.models.llm import embedding_outputs
+    from lst_fairseq.evaluation.alignment import attention_over_speech, encode, measure, nearest_tokens, spread_rows
+    from lst_fairseq.evaluation.report.alignment import heat_map, token_strip
+    from lst_fairseq.models.llm.families import embedding_outputs
 
     utterances = list(encode(translator, rows, args.batch_size))
     figures = {"checkpoint": name, **measure(utterances, args.candidates, args.seed)}
@@ -80,11 +80,11 @@ def look(
 def measured_checkpoints(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Figures of each checkpoint, which are printed as they come, and pictures of all."""
     register()
-    from lst_fairseq import collapse
-    from lst_fairseq.alignment import spread_rows
-    from lst_fairseq.alignment_page import table
+    from lst_fairseq.criterions import adapter_collapse
     from lst_fairseq.data.data_cfg import LstDataConfig
-    from lst_fairseq.inference import DecodingOptions, Translator
+    from lst_fairseq.evaluation.alignment import spread_rows
+    from lst_fairseq.evaluation.report.alignment import table
+    from lst_fairseq.generation.translator import DecodingOptions, Translator
 
     measured, pictures = [], []
     root = LstDataConfig(args.data / "config.yaml").audio_root
@@ -100,7 +100,7 @@ def measured_checkpoints(args: argparse.Namespace) -> tuple[list[dict[str, Any]]
         pictures += drawn
         heads, values = table([figures])
         print(", ".join(f"{head} {value}" for head, value in zip(heads, values, strict=True)), flush=True)
-        if warning := collapse.warning(figures["variation"]):
+        if warning := adapter_collapse.warning(figures["variation"]):
             print(f"warning: {name}: {warning}", file=sys.stderr, flush=True)
     return measured, pictures
 
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
         measured, pictures = measured_checkpoints(args)
     except (ManifestError, AudioError, OSError, ValueError, CheckpointError) as error:
         sys.exit(f"error: {error}")
-    from lst_fairseq.alignment_page import page
+    from lst_fairseq.evaluation.report.alignment import page
 
     args.out.mkdir(parents=True, exist_ok=True)
     with atomic_text(args.out / "alignment.json") as file:

@@ -39,9 +39,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from lst_fairseq.corpora.preparation import PrepError, is_train, read_text
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, in_opposite_phase, segment_samples
 from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, atomic_text, audio_headers, unescaped
-from lst_fairseq.data.preparation import PrepError, is_train, read_text
 from lst_fairseq.utils.files import file_errors_in_one_line
 
 LEVELS = ("error", "warning", "note")

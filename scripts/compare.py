@@ -27,9 +27,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.comparison import ComparisonError, compare, line, machine, read_scores, versions
-from lst_fairseq.comparison_report import markdown, page, verdicts
 from lst_fairseq.data.manifest import atomic_text
+from lst_fairseq.evaluation.comparison import ComparisonError, compare, line, machine, read_scores, versions
+from lst_fairseq.evaluation.report.comparison import markdown, page, verdicts
 from lst_fairseq.utils.files import file_errors_in_one_line
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.sharding.convert import main
+from lst_fairseq.checkpoints.conversion import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         check_absent(args.out)
         check_checkpoint(args.checkpoint)
         check_moved(args.speech_encoder, args.llm)
-        from lst_fairseq.export import export
+        from lst_fairseq.checkpoints.export import export
 
         out = export(**vars(args))
     except (ValueError, RuntimeError, OSError) as error:

@@ -31,16 +31,16 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from lst_fairseq.corpora.preparation import PrepError, is_train, read_text
 from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.manifest import Row, atomic_text, read_manifest, unescaped
-from lst_fairseq.data.preparation import PrepError, is_train, read_text
-from lst_fairseq.languages import is_spaceless, script_language
+from lst_fairseq.evaluation.languages import is_spaceless, script_language
 from lst_fairseq.models.pretrained import ctc_source
 from lst_fairseq.utils.arguments import device_name, finite, positive, positive_number
 from lst_fairseq.utils.files import file_errors_in_one_line
 
 if TYPE_CHECKING:
-    from lst_fairseq.recognition import Transcriber
+    from lst_fairseq.corpora.recognition import Transcriber
 
 COLUMNS = ("id", "wer", "transcript", "audio", "decoder")
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -106,7 +106,7 @@ def measure(
     rows: Sequence[Row], transcriber: "Transcriber", path: Path, batch_seconds: float, workers: int
 ) -> dict[str, float | None]:
     """Error rate of each row by its id; what is not in the file yet is decoded and appended to it."""
-    from lst_fairseq.recognition import make_batches, read_ahead
+    from lst_fairseq.corpora.recognition import make_batches, read_ahead
 
     stored = stored_transcripts(path, transcriber.key)
     missing = [row for row in rows if (row.id, str(row.segment)) not in stored]
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         if not usable:
             raise PrepError(f"{args.manifest}: no segment has a transcript; the column src_text is needed")
         # PyTorch and transformers take seconds, which a wrong path need not wait for.
-        from lst_fairseq.recognition import Transcriber
+        from lst_fairseq.corpora.recognition import Transcriber
 
         transcriber = Transcriber(args.speech_encoder, args.dict, args.device, args.fp16)
         wers = args.wers or args.out.with_suffix(".wer.tsv")

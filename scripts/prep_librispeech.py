@@ -22,10 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from lst_fairseq.corpora.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
+from lst_fairseq.corpora.preparation import PrepError, is_train, read_lines, stored_audio_headers, write_config
 from lst_fairseq.data.audio import AudioError, Segment
-from lst_fairseq.data.cleaning import Cleaner, CleaningOptions, add_cleaning_arguments, cleaning_options
 from lst_fairseq.data.manifest import ManifestError, write_manifest
-from lst_fairseq.data.preparation import PrepError, is_train, read_lines, stored_audio_headers, write_config
 from lst_fairseq.utils.files import file_errors_in_one_line
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")

@@ -33,8 +33,8 @@ from sacrebleu.metrics import BLEU
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
-from lst_fairseq.languages import LANGUAGE_NEUTRAL, LanguageError, language_of, tokenizer_for
-from lst_fairseq.scoring import (
+from lst_fairseq.evaluation.languages import LANGUAGE_NEUTRAL, LanguageError, language_of, tokenizer_for
+from lst_fairseq.evaluation.metrics import (
     Score,
     ScoreError,
     after_marker,

@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
+from lst_fairseq.corpora.preparation import PrepError, read_text
 from lst_fairseq.data.manifest import COLUMNS, ManifestError, read_manifest, write_manifest
-from lst_fairseq.data.preparation import PrepError, read_text
 from lst_fairseq.utils.files import file_errors_in_one_line
 
 NOTHING_RECOGNISED = "..."

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         ctc_source(args.speech_encoder, args.dict)
         rows = [row for row in read_manifest(args.manifest).rows if not row.is_text]
         # PyTorch and transformers take seconds, which a wrong path need not wait for.
-        from lst_fairseq.recognition import Transcriber, make_batches, read_ahead
+        from lst_fairseq.corpora.recognition import Transcriber, make_batches, read_ahead
 
         transcriber = Transcriber(args.speech_encoder, args.dict, args.device, args.fp16)
         transcripts: dict[str, str] = {}

@@ -26,8 +26,8 @@ from transformers import (
 )
 
 import lst_fairseq
-from tests.helpers import SENTENCES, write_tsv
-from tests.speech_models import save_speech_model
+from tests.support.helpers import SENTENCES, write_tsv
+from tests.support.speech_models import save_speech_model
 
 lst_fairseq.register()
 torch.set_num_threads(1)
@@ -135,7 +135,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def speech_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Directory of a tiny speech encoder of a kind of tests/speech_models.py, saved when it is first asked for."""
+    """Directory of a tiny speech encoder of a kind that support/speech_models.py has, saved when first asked for."""
     directories: dict[str, str] = {}
 
     def directory(kind: str) -> str:

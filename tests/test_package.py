@@ -12,11 +12,11 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGI
 from fairseq.tasks import TASK_REGISTRY
 
 import lst_fairseq
-from lst_fairseq import cli
+from lst_fairseq.cli import translate
 from lst_fairseq.criterions.lst_cross_entropy import LstCrossEntropy
 from lst_fairseq.models.lst import ARCHITECTURES, LstModel
-from lst_fairseq.task import LstTask
-from tests.helpers import REPOSITORY, parse_train, run_command, train_arguments
+from lst_fairseq.tasks.lst_st import LstTask
+from tests.support.helpers import REPOSITORY, parse_train, run_command, train_arguments
 
 
 def test_what_is_registered():
@@ -77,10 +77,10 @@ def test_registering_imports_no_more_than_every_command_needs(tmp_path):
     command = [sys.executable, "-c", USER_DIR, "--user-dir", str(REPOSITORY / "lst_fairseq")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     new = set(result.stdout.split())
-    assert {"lst_fairseq.task", "lst_fairseq.models.lst"} <= new
+    assert {"lst_fairseq.tasks.lst_st", "lst_fairseq.models.lst"} <= new
     roots = {*HEAVY, "sklearn", "torchvision", "sacrebleu", "jiwer", "pandas", "torch.distributed.checkpoint"}
     assert not [name for name in new if any(name == root or name.startswith(f"{root}.") for root in roots)]
-    assert "lst_fairseq.models.decoder" not in new and "lst_fairseq.sharding.engine" not in new
+    assert "lst_fairseq.models.llm.decoder" not in new and "lst_fairseq.distributed.fsdp" not in new
 
 
 START_ALL = """
@@ -103,7 +103,7 @@ def test_no_program_waits_for_fairseq_to_print_its_usage(tmp_path):
     # fairseq_setup.py is no program: it stands for fairseq's setup.py while that is built.
     found = (REPOSITORY / "scripts").glob("*.py")
     scripts = sorted(str(path) for path in found if path.name != "fairseq_setup.py")
-    programs = [*scripts, "lst_fairseq.cli", "lst_fairseq.launch"]
+    programs = [*scripts, "lst_fairseq.cli.translate", "lst_fairseq.distributed.launch"]
     command = [sys.executable, "-c", START_ALL, *programs]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     started = [line for line in result.stdout.splitlines() if line.startswith("started")]
@@ -166,7 +166,7 @@ def test_an_unusable_fairseq_is_one_line_with_the_remedy(fairseq, message, tmp_p
 
 def test_user_dir_from_another_folder(tmp_path, capsys):
     """What `lst-translate --user-dir` prints serves as fairseq's --user-dir anywhere: the plugin's own error comes."""
-    assert cli.main(["--user-dir"]) == 0
+    assert translate.main(["--user-dir"]) == 0
     user_dir = capsys.readouterr().out.strip()
     flags = ["--user-dir", user_dir, "--task", "lst_st", "--arch", "lst_7b", "--criterion", "lst_cross_entropy"]
     flags += ["--optimizer", "adam", "--cpu", "--batch-size", "1"]

@@ -36,7 +36,7 @@ from transformers import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a checkout that is not installed
-from lst_fairseq.models.features import SAMPLE_RATE, kaldi_log_mel
+from lst_fairseq.models.frontends.log_mel import SAMPLE_RATE, kaldi_log_mel
 
 CHARACTERS = "' abcdefghijklmnopqrstuvwxyz"
 BLANK = 0

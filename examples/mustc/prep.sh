@@ -43,7 +43,7 @@ from_manifests() { # checked, and copied with their configuration; relative audi
     if [[ -f $MANIFESTS/config.yaml ]]; then
         files+=("$MANIFESTS/config.yaml")
         root=$(PYTHONPATH=$LST_ROOT python -c 'import sys
-from lst_fairseq.yaml_files import read_yaml
+from lst_fairseq.utils.yaml_files import read_yaml
 try:
     print((read_yaml(sys.argv[1]) or {}).get("audio_root") or "")
 except (ValueError, AttributeError) as error:

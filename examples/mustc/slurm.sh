@@ -34,5 +34,5 @@ export WORLD_SIZE=$SLURM_NTASKS
 export EXTRA_TRAIN_ARGS=${EXTRA_TRAIN_ARGS-"--ddp-backend fully_sharded --startup-timeout 600"}
 # Since Slurm 22.05 a step does not inherit the job's --cpus-per-task: its processes would share one core with their readers.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
-export LAUNCHER="srun --kill-on-bad-exit=1 python -m lst_fairseq.launch"
+export LAUNCHER="srun --kill-on-bad-exit=1 python -m lst_fairseq.distributed.launch"
 exec bash "$HERE/$STEP"

@@ -25,5 +25,5 @@ export WORLD_SIZE=$((NODES * GPUS))
 # Only the first node keeps the log and marks the step as done.
 export FOLLOWER=$((NODE_RANK > 0 ? 1 : 0))
 export LAUNCHER="torchrun --nnodes $NODES --node-rank $NODE_RANK --nproc-per-node $GPUS \
-    --master-addr ${MASTER_ADDR:-localhost} --master-port ${MASTER_PORT:-29500} -m lst_fairseq.launch"
+    --master-addr ${MASTER_ADDR:-localhost} --master-port ${MASTER_PORT:-29500} -m lst_fairseq.distributed.launch"
 exec bash "$HERE/$1"

@@ -64,7 +64,7 @@ def purpose_of(task: Any) -> Purpose:
 
 def is_own(task: Any) -> bool:
     """Whether it is the plugin's task."""
-    from lst_fairseq.task import LstTask
+    from lst_fairseq.tasks.lst_st import LstTask
 
     return isinstance(task, LstTask)
 

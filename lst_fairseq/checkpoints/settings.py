@@ -18,14 +18,14 @@ from lst_fairseq.checkpoints.loading import S2T_TASK, TASK
 from lst_fairseq.checkpoints.plain import MOST_CHARACTERS, plain, refused, shown
 from lst_fairseq.checkpoints.values import check_section, check_value
 from lst_fairseq.errors import CheckpointError
-from lst_fairseq.models.checkpoint import RECORD_KEY, CheckpointRecord
 from lst_fairseq.models.config import LstModelConfig
+from lst_fairseq.models.foreign_code import OWN_ATTENTION, foreign_attention
 from lst_fairseq.models.frontends import FRONTENDS
 from lst_fairseq.models.frontends.base import beyond_reason
 from lst_fairseq.models.frontends.fairseq_settings import parse_convolutions
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
-from lst_fairseq.models.strangers import OWN_ATTENTION, foreign_attention
-from lst_fairseq.task_config import LstTaskConfig
+from lst_fairseq.models.trained_parts import RECORD_KEY, CheckpointRecord
+from lst_fairseq.tasks.config import LstTaskConfig
 from lst_fairseq.utils.checkpoint_files import incomplete
 
 S2T_MODELS = (S2TTransformerModel, S2TConformerModel)

@@ -13,7 +13,7 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
-from lst_fairseq import collapse
+from lst_fairseq.criterions import adapter_collapse
 from lst_fairseq.criterions.token_loss import token_loss
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _ENOUGH_VECTORS = 200
 
 @dataclass
 class _Watch:
-    """The adapter's outputs in a validation: sums of :func:`collapse.squares`, how many, whether they were judged."""
+    """The adapter's outputs in a validation: sums of ``adapter_collapse.squares``, how many, whether they were judged."""
 
     squares: Tensor
     vectors: int = 0
@@ -88,13 +88,13 @@ class LstCrossEntropy(FairseqCriterion):
 
     def _watched(self, speech: Tensor, lengths: Tensor) -> dict[str, Tensor]:
         """What to log of the adapter's outputs while validating; says once each time if they hardly vary."""
-        outputs = collapse.adapter_outputs(speech, lengths)
-        found = collapse.squares(outputs)
+        outputs = adapter_collapse.adapter_outputs(speech, lengths)
+        found = adapter_collapse.squares(outputs)
         self._watch = self._watch or _Watch(torch.zeros_like(found))
         self._watch.squares += found
         self._watch.vectors += len(outputs)
         if self._watch.vectors >= _ENOUGH_VECTORS and not self._watch.judged:
-            if warning := collapse.warning(collapse.share(*self._watch.squares.tolist())):
+            if warning := adapter_collapse.warning(adapter_collapse.share(*self._watch.squares.tolist())):
                 logger.warning(warning)
             self._watch.judged = True
         return {"speech_squares": found[0], "speech_mean_squares": found[1]}
@@ -103,7 +103,7 @@ class LstCrossEntropy(FairseqCriterion):
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Loss and perplexity in base 2, as all of fairseq's; accuracy in per cent of target tokens.
 
-        In validation also how many per cent of the adapter's outputs vary, by :mod:`lst_fairseq.collapse`.
+        In validation also how many per cent of the adapter's outputs vary, by ``adapter_collapse.py``.
         """
 
         def total(name: str) -> Any:
@@ -120,7 +120,7 @@ class LstCrossEntropy(FairseqCriterion):
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
         metrics.log_scalar("accuracy", 100.0 * utils.item(total("n_correct")) / n_tokens, n_tokens, round=2)
         if squares := utils.item(total("speech_squares")):
-            varies = collapse.share(squares, utils.item(total("speech_mean_squares")))
+            varies = adapter_collapse.share(squares, utils.item(total("speech_mean_squares")))
             metrics.log_scalar("adapter_variation", 100 * varies, squares, round=1)
 
     @staticmethod

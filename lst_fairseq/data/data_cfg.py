@@ -10,7 +10,7 @@ from fairseq.data.audio.feature_transforms import AUDIO_FEATURE_TRANSFORM_REGIST
 from fairseq.data.audio.waveform_transforms import AUDIO_WAVEFORM_TRANSFORM_REGISTRY
 
 from lst_fairseq.data.prompt import COT_SEPARATOR, LST_TEMPLATE, PromptSettings
-from lst_fairseq.yaml_files import not_a_text, read_yaml
+from lst_fairseq.utils.yaml_files import not_a_text, read_yaml
 
 #: Settings that are texts: an unquoted ``no`` is none.
 _TEXTS = ("target_lang", "source_lang", "prompt", "cot_separator", "audio_root")

@@ -88,7 +88,7 @@ class LstModelConfig(FairseqDataclass):
         default=False,
         metadata={
             "help": "keep the LLM's activations in lst_7b and lst_13b, too: a quarter less to compute, where memory "
-            "allows (python -m lst_fairseq.plan)"
+            "allows (python -m lst_fairseq.planning.plan)"
         },
     )
     llm_dtype: str = field(

@@ -23,7 +23,18 @@ from torch import Tensor, nn
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import DEFAULT_SOURCE, Prompts
 from lst_fairseq.models.adapters import ADAPTERS, build_adapter
-from lst_fairseq.models.checkpoint import (
+from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
+from lst_fairseq.models.encoder import SpeechEncoder
+from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend
+from lst_fairseq.models.llm.lora import add_lora
+from lst_fairseq.models.pretrained import (
+    load_pretrained,
+    model_config,
+    model_directory,
+    model_source,
+    tokenizer_fingerprint,
+)
+from lst_fairseq.models.trained_parts import (
     MODULES,
     RECORD_KEY,
     CheckpointRecord,
@@ -33,23 +44,12 @@ from lst_fairseq.models.checkpoint import (
     module_of,
     record_of,
 )
-from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
-from lst_fairseq.models.encoder import SpeechEncoder
-from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend
-from lst_fairseq.models.lora import add_lora
-from lst_fairseq.models.pretrained import (
-    load_pretrained,
-    model_config,
-    model_directory,
-    model_source,
-    tokenizer_fingerprint,
-)
 from lst_fairseq.models.weight_files import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from lst_fairseq.models.decoder import LlmDecoder
+    from lst_fairseq.models.llm.decoder import LlmDecoder
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ SAMPLE_RATE = 16_000
 class LstModel(FairseqEncoderDecoderModel):
     """Speech in, text of the target language out (arXiv 2310.02050).
 
-    Checkpoints hold only the modules that are no longer what their directories hold; see ``models/checkpoint.py``.
+    Checkpoints hold only the modules that are no longer what their directories hold; see ``models/trained_parts.py``.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class LstModel(FairseqEncoderDecoderModel):
     @classmethod
     def build_model(cls, cfg: LstModelConfig, task: Any) -> LstModel:
         """Build from pretrained parts; the task knows their directories, the dictionary and the prompt."""
-        from lst_fairseq.models.decoder import LlmDecoder
-        from lst_fairseq.models.deferred import deferred_embedding_outputs
-        from lst_fairseq.models.llm import embedding_outputs
+        from lst_fairseq.models.llm.decoder import LlmDecoder
+        from lst_fairseq.models.llm.families import embedding_outputs
+        from lst_fairseq.models.llm.meta_device import deferred_embedding_outputs
 
         apply_architecture(cfg, "lst")
         trained = train_modules(cfg.train_modules)
@@ -220,8 +220,8 @@ def _choose_trained(frontend: SpeechFrontend, top_layers: int) -> None:
 def _load_llm(cfg: LstModelConfig, path: str, trained: list[str]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    from lst_fairseq.models.deferred import empty_llm, stand_ins
-    from lst_fairseq.models.llm import attention_for
+    from lst_fairseq.models.llm.families import attention_for
+    from lst_fairseq.models.llm.meta_device import empty_llm, stand_ins
 
     check_llm_dtype(cfg.llm_dtype, trained)
     directory = model_directory(path, "--llm")

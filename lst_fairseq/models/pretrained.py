@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lst_fairseq.models.config_file import check_config
-from lst_fairseq.models.strangers import check_adapter, foreign_attention
+from lst_fairseq.models.config_checks import check_config
+from lst_fairseq.models.foreign_code import check_adapter, foreign_attention
 from lst_fairseq.models.weight_files import check_weights, stored_sizes, weight_files
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lst_fairseq.integrity import Damaged, check_records, check_regular, read_json
-from lst_fairseq.models.config_file import StoredSizes
+from lst_fairseq.models.config_checks import StoredSizes
+from lst_fairseq.utils.checksums import Damaged, check_records, check_regular, read_json
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
 #: fingerprinted in a second.

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lst_fairseq.utils.shapes import is_number
-from lst_fairseq.yaml_files import not_a_text
+from lst_fairseq.utils.yaml_files import not_a_text
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*")
 

@@ -25,7 +25,7 @@ from lst_fairseq.study.entries import (
     entry_text,
     setting_text,
 )
-from lst_fairseq.yaml_files import YamlError, read_yaml
+from lst_fairseq.utils.yaml_files import YamlError, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "mustc"

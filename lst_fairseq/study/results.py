@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lst_fairseq.comparison import compare, read_scores
-from lst_fairseq.comparison_report import LEVEL
+from lst_fairseq.evaluation.comparison import compare, read_scores
+from lst_fairseq.evaluation.report.comparison import LEVEL
+from lst_fairseq.study.cells import Cell, Plan, Step
 from lst_fairseq.study.grid import ROOT, Arm, Claim
-from lst_fairseq.study.plan import Cell, Plan, Step
-from lst_fairseq.study.state import finished, inspect, last_lines, read_record, read_score
+from lst_fairseq.study.progress import finished, inspect, last_lines, read_record, read_score
 
 #: Of a score file, what goes into a cell's line for each split.
 _SCORES = ("bleu", "chrf", "ter", "segments", "full_signature", "segments_per_second")

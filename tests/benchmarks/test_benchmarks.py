@@ -13,9 +13,9 @@ from benchmarks import authors_way, decoding, features, gpu, growth, host_memory
 from benchmarks.common import PeakMemory, Timing, ratios
 from benchmarks.growth import Curve, Point
 from benchmarks.model import Training, batch, lst_model
-from lst_fairseq.models import recorded_steps
-from tests.replay import RecordedGraph
-from tests.running import first_stage
+from lst_fairseq.models.llm import cuda_graphs
+from tests.support.replay import RecordedGraph
+from tests.support.running import first_stage
 
 LLM = "--layers 2 --width 32 --heads 4 --kv-heads 2 --intermediate 48 --vocabulary 97".split()
 FRONTEND = "--frontend-layers 1 --frontend-width 32 --frontend-heads 2 --adapter-channels 16".split()
@@ -135,7 +135,7 @@ def test_arithmetic_of_a_row() -> None:
 @pytest.mark.parametrize("recorded", [False, True])
 def test_decoding_against_the_limits(recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if recorded:
-        monkeypatch.setitem(recorded_steps.GRAPHS, "cpu", RecordedGraph)
+        monkeypatch.setitem(cuda_graphs.GRAPHS, "cpu", RecordedGraph)
     sizes = "--batch 2 --prefix 8 --tokens 5 --matrix 64 --copy-mib 1 --repeats 1".split()
     result = run(gpu, tmp_path, "decoding", *TINY, *sizes)
     assert result["limit_seconds"] > result["prefill_limit_seconds"] > 0

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from benchmarks import decoding, gpu, training
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 STUB = """#!/bin/sh
 echo "$*" >> "$LOG"

@@ -16,12 +16,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lst_fairseq.averaging import average
-from lst_fairseq.export import export
-from lst_fairseq.inference import Translator
+from lst_fairseq.checkpoints.averaging import average
+from lst_fairseq.checkpoints.conversion import main as convert
+from lst_fairseq.checkpoints.export import export
+from lst_fairseq.generation.translator import Translator
 from lst_fairseq.patches import CheckpointError
-from lst_fairseq.sharding.convert import main as convert
-from tests.running import first_stage, run_generate, run_interactive, run_train, run_validate
+from tests.support.running import first_stage, run_generate, run_interactive, run_train, run_validate
 
 #: What stands for the code in tables; it makes the file ``ran``.
 CODE = "CODE"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from lst_fairseq.averaging import average
-from lst_fairseq.export import export
+from lst_fairseq.checkpoints.averaging import average
+from lst_fairseq.checkpoints.export import export
 from lst_fairseq.patches import CheckpointError
-from tests.running import first_stage
+from tests.support.running import first_stage
 
 SECRET = "s3cr3t-value"
 SECTIONS = [("task", "target_lang"), ("task", "llm"), ("model", "lora_targets"), ("common", "wandb_project")]

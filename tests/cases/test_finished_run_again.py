@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import run_train
+from tests.support.running import run_train
 
 
 def stamps(folder: Path) -> dict[str, tuple[str, int]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.running import first_stage, run_generate, run_interactive, run_train, run_validate
+from tests.support.running import first_stage, run_generate, run_interactive, run_train, run_validate
 
 
 @pytest.fixture

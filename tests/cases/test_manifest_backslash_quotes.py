@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from lst_fairseq.data.manifest import COLUMNS, read_columns, read_manifest, unescaped, write_manifest
-from tests.helpers import load_script, read_tsv
+from tests.support.helpers import load_script, read_tsv
 
 TEXTS = ['Er sagte: "Hallo", und ging.', "Ein \\ und noch einer \\.", "Nichts davon.", '"\\""']
 QUOTE = r"Er sagte: \"Hallo\"."

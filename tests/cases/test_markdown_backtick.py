@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from lst_fairseq.comparison_report import markdown as comparison_markdown
-from lst_fairseq.comparison_report import section
-from lst_fairseq.scoring import full_signature
+from lst_fairseq.evaluation.metrics import full_signature
+from lst_fairseq.evaluation.report.comparison import markdown as comparison_markdown
+from lst_fairseq.evaluation.report.comparison import section
 from lst_fairseq.study.report import markdown
 from lst_fairseq.utils.markdown import code_block, code_span, escape
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from lst_fairseq.cli import main
-from lst_fairseq.data.preparation import PrepError
-from lst_fairseq.export import export
+from lst_fairseq.checkpoints.export import export
+from lst_fairseq.cli.translate import main
+from lst_fairseq.corpora.preparation import PrepError
+from lst_fairseq.corpora.recognition import Transcriber
 from lst_fairseq.models.frontends import build_frontend
-from lst_fairseq.recognition import Transcriber
-from tests.helpers import REPOSITORY, build
-from tests.running import first_stage, run_interactive
+from tests.support.helpers import REPOSITORY, build
+from tests.support.running import first_stage, run_interactive
 
 MESSAGE = "needs Python code of its own (auto_map in its JSON files), which is never run; give a model of a type"
 #: Classes and functions of this project, and torch, which know of no such thing.

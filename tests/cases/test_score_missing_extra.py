@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
-from tests.cases.scoring import write_scored
-from tests.helpers import load_script
+from tests.support.helpers import load_script
+from tests.support.scoring import write_scored
 
 
 @pytest.mark.parametrize("language", ["ja", "ko"])
@@ -34,7 +34,7 @@ def test_a_model_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch, token
 
 
 def test_comparing_needs_the_tokeniser_too(monkeypatch):
-    from lst_fairseq.comparison import ComparisonError, compare
+    from lst_fairseq.evaluation.comparison import ComparisonError, compare
 
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
     sentences = {key: ["今日は。"] for key in ("ids", "sources", "references", "hypotheses")}

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.cases.scoring import write_scored
-from tests.helpers import REPOSITORY, load_script
+from tests.support.helpers import REPOSITORY, load_script
+from tests.support.scoring import write_scored
 
 CHINESE = [
     ("我住在北京。", "我住在北京。"),

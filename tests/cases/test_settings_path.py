@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipe import Sandbox, value
+from tests.support.recipe import Sandbox, value
 
 
 @pytest.mark.parametrize("name", ["my.env", "./my.env", "-my.env"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
 WHEEL = "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipe import RECIPE, Sandbox
+from tests.support.recipe import RECIPE, Sandbox
 
 NUMBERS = {
     "baseline": ("BASELINE_TUNE_SHARE", "BASELINE_PRETRAIN_SHARE", "BASELINE_SECONDS", "BASELINE_UPDATES", "FOLLOWER"),

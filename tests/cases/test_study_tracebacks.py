@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import read_study
-from lst_fairseq.study.plan import Plan
-from tests.helpers import REPOSITORY, load_script
+from tests.support.helpers import REPOSITORY, load_script
 
 STUDIES = sorted((REPOSITORY / "examples" / "study").glob("*.yaml"))
 NUMBERS = (5, -1, float("inf"), float("nan"), 10**400)

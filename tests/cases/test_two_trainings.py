@@ -7,8 +7,8 @@ import time
 
 from fairseq_cli import train
 
-from tests.forks import serve
-from tests.running import run_train, train_configuration
+from tests.support.forks import serve
+from tests.support.running import run_train, train_configuration
 
 
 def train_until_killed(corpus, backbones, folder):

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 
 def run(script: str, **settings: str) -> subprocess.CompletedProcess:

@@ -10,10 +10,10 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq_cli import generate, train
 
-from lst_fairseq.averaging import average
+from lst_fairseq.checkpoints.averaging import average
 from lst_fairseq.patches import CheckpointError
-from tests.helpers import write_tsv
-from tests.running import USER_DIR, command_line, first_stage, forget_runs, run_generate
+from tests.support.helpers import write_tsv
+from tests.support.running import USER_DIR, command_line, first_stage, forget_runs, run_generate
 
 WORDS = ("ja", "nein", "danke")
 EACH = ("--required-batch-size-multiple", "1", "--num-workers", "0")

@@ -16,8 +16,8 @@ from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dataset import LengthRule
 from tests.conftest import save_llama
-from tests.helpers import SENTENCES, fed_lengths, write_tsv
-from tests.running import spoil, train_configuration, write_split
+from tests.support.helpers import SENTENCES, fed_lengths, write_tsv
+from tests.support.running import spoil, train_configuration, write_split
 
 RATE = 16_000
 WORDS = "Das Buch liegt auf dem Tisch."

@@ -22,7 +22,7 @@ from transformers import (
 
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import collate_prompts
-from tests.helpers import SENTENCES, build
+from tests.support.helpers import SENTENCES, build
 
 HARD = [
     "Où est la gare\u00a0?",

@@ -14,7 +14,7 @@ import torch
 from lst_fairseq.data import feature_cache
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.feature_cache import FeatureCache
-from tests.helpers import SENTENCES, batch_of, build, write_tsv
+from tests.support.helpers import SENTENCES, batch_of, build, write_tsv
 
 
 def cached_task(data: Path, backbones: Mapping[str, str], cache: Path, *extra: str, **settings: str):

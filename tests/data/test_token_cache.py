@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from lst_fairseq.data import token_cache
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.token_cache import Tokens, tokenise
-from tests.helpers import SENTENCES, build, write_tsv
+from tests.support.helpers import SENTENCES, build, write_tsv
 
 TEXTS = [*SENTENCES, "", "  zwei  Leerzeichen ", *reversed(SENTENCES)]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaTokenizer, Qwen2Tokenizer
 
-from tests.helpers import REPOSITORY, SENTENCES
-from tests.llms import family_config
-from tests.models.test_frontend_fairseq import save_hubert
-from tests.speech_models import save_bert, save_raw
+from tests.models.frontends.test_frontend_fairseq import save_hubert
+from tests.support.helpers import REPOSITORY, SENTENCES
+from tests.support.llms import family_config
+from tests.support.speech_models import save_bert, save_raw
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"

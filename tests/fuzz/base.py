@@ -71,11 +71,11 @@ class Base:
 
 def make_base(root: Path, checkpoint: Path) -> Base:
     """Fill a folder; the checkpoint, which fairseq-train wrote, brings the model."""
-    from lst_fairseq.export import export
-    from lst_fairseq.inference import DecodingOptions, Translator
-    from lst_fairseq.sharding.convert import convert
-    from tests.helpers import SENTENCES, load_script
-    from tests.running import run_generate, write_split
+    from lst_fairseq.checkpoints.conversion import convert
+    from lst_fairseq.checkpoints.export import export
+    from lst_fairseq.generation.translator import DecodingOptions, Translator
+    from tests.support.helpers import SENTENCES, load_script
+    from tests.support.running import run_generate, write_split
 
     base = Base(root, root / MARKER_WORD)
     for split, count in (("train", 6), ("dev", 3), ("test", 5)):
@@ -105,8 +105,8 @@ def make_base(root: Path, checkpoint: Path) -> Base:
 def main(root: Path) -> None:
     """Make everything anew, backbones and training included."""
     from tests.conftest import save_llama, save_wav2vec2
-    from tests.helpers import SENTENCES
-    from tests.running import run_train, write_split
+    from tests.support.helpers import SENTENCES
+    from tests.support.running import run_train, write_split
 
     backbones = {name: str(root / "backbones" / name) for name in ("wav2vec2", "llama")}
     save_wav2vec2(Path(backbones["wav2vec2"]))

@@ -122,7 +122,8 @@ class Campaign:
 
     def warm(self) -> None:
         """Import in this process what its children need, before the first of them."""
-        from tests import conftest, running  # noqa: F401
+        from tests import conftest  # noqa: F401
+        from tests.support import running  # noqa: F401
 
         for name, program in PROGRAMS.items():
             if program.load is not None:

@@ -36,16 +36,16 @@ import yaml
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate, train
 
-from lst_fairseq.export import export
+from lst_fairseq.checkpoints.export import export
+from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.grid import read_study
-from lst_fairseq.study.plan import Plan
 from lst_fairseq.study.run import Runner
 from tests.conftest import SAMPLE_RATE, save_llama, save_wav2vec2
-from tests.forks import ended, fork
-from tests.helpers import SENTENCES, load_script
-from tests.recipe import RECIPE
-from tests.running import train_configuration
-from tests.warm import commands
+from tests.support.forks import ended, fork
+from tests.support.helpers import SENTENCES, load_script
+from tests.support.recipe import RECIPE
+from tests.support.running import train_configuration
+from tests.support.warm import commands
 
 UPDATES = 6
 SETTINGS = {"max_update": UPDATES, "no_epoch_checkpoints": True, "save_interval_updates": 1}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Program:
 
 def _script(name: str) -> Program:
     def load() -> Callable[[list[str]], Any]:
-        from tests.helpers import load_script
+        from tests.support.helpers import load_script
 
         return load_script(name).main
 
@@ -34,14 +34,14 @@ def _script(name: str) -> Program:
 
 
 def _translate() -> Callable[[list[str]], Any]:
-    from lst_fairseq import cli
+    from lst_fairseq.cli import translate
 
-    return cli.main
+    return translate.main
 
 
 def _generate() -> Callable[[list[str]], Any]:
     """fairseq-generate on a configuration that was parsed once; a command line takes a second."""
-    from tests.running import run_generate
+    from tests.support.running import run_generate
 
     parser = argparse.ArgumentParser()
     parser.add_argument("data")

@@ -10,8 +10,8 @@ from tests.fuzz.campaign import Campaign
 from tests.fuzz.case import Case, Outcome
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.verdict import ACCEPTED, FAILED, REFUSED, judge
-from tests.helpers import REPOSITORY, run_command
-from tests.running import second_stage
+from tests.support.helpers import REPOSITORY, run_command
+from tests.support.running import second_stage
 
 INPUTS_OF_A_KIND = 8
 

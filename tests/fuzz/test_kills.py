@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 
 @pytest.mark.slow

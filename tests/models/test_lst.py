@@ -15,8 +15,16 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lst_fairseq.models.lst import train_modules
 from tests.conftest import save_llama
-from tests.helpers import batch_of, build
-from tests.reference import alone, plain_logits, plain_loss, plain_prefix, plain_prompt, targets_of, waveforms_of
+from tests.support.helpers import batch_of, build
+from tests.support.reference import (
+    alone,
+    plain_logits,
+    plain_loss,
+    plain_prefix,
+    plain_prompt,
+    targets_of,
+    waveforms_of,
+)
 
 MIXED = (0, 4, 5, 7, 11)  # train segments whose speech and targets have very different lengths
 CRITERIA = {"lst_cross_entropy": {}, "label_smoothed_cross_entropy": {"label_smoothing": 0.0}}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipe import Sandbox
+from tests.support.recipe import Sandbox
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers import load_script, write_tsv
+from tests.support.helpers import load_script, write_tsv
 
 RATE = 16_000
 COLUMNS = ("id", "audio", "n_frames", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")

@@ -11,9 +11,16 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from lst_fairseq.comparison import CURVE_POINTS, ComparisonError, compare, most_different, read_curve, read_scores
-from lst_fairseq.comparison_report import cells, markdown, plot, ticks, verdicts
-from tests.helpers import load_script
+from lst_fairseq.evaluation.comparison import (
+    CURVE_POINTS,
+    ComparisonError,
+    compare,
+    most_different,
+    read_curve,
+    read_scores,
+)
+from lst_fairseq.evaluation.report.comparison import cells, markdown, plot, ticks, verdicts
+from tests.support.helpers import load_script
 
 WORDS = "der die das Haus Baum sieht findet kauft alt neu rot <b> & heute".split()
 BLEU_SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"

@@ -11,11 +11,11 @@ import soundfile
 import torch
 from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
-from lst_fairseq import recognition
-from lst_fairseq.recognition import Transcriber
-from tests.helpers import load_script, read_tsv, write_tsv
-from tests.models.test_frontend_fairseq import save_ctc, save_hubert, save_wav2vec2
-from tests.speech_models import save_raw
+from lst_fairseq.corpora import recognition
+from lst_fairseq.corpora.recognition import Transcriber
+from tests.models.frontends.test_frontend_fairseq import save_ctc, save_hubert, save_wav2vec2
+from tests.support.helpers import load_script, read_tsv, write_tsv
+from tests.support.speech_models import save_raw
 
 RATE = 16_000
 SECONDS = (0.6, 1.3, 0.6, 2.0, 0.9, 1.7)

@@ -7,10 +7,10 @@ import pytest
 import soundfile
 import yaml
 
-from lst_fairseq.data import preparation
+from lst_fairseq.corpora import preparation
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import read_manifest
-from tests.helpers import load_script
+from tests.support.helpers import load_script
 
 RATE = 48_000
 # (clip, seconds, sentence, translation, client)

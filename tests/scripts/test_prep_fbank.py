@@ -15,7 +15,7 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, Sentencepi
 
 from lst_fairseq.data.audio import Segment, read_segment
 from lst_fairseq.models.frontends import build_frontend
-from tests.helpers import load_script, write_tsv
+from tests.support.helpers import load_script, write_tsv
 
 knf = pytest.importorskip("kaldi_native_fbank")
 RATE = 16_000

@@ -6,7 +6,7 @@ import soundfile
 import yaml
 
 from lst_fairseq.data.manifest import read_manifest
-from tests.helpers import load_script
+from tests.support.helpers import load_script
 
 RATE = 16_000
 # split -> (speaker, chapter, number, seconds, transcript)

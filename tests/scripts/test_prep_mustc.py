@@ -8,7 +8,7 @@ import yaml
 from lst_fairseq.data import manifest
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import read_manifest
-from tests.helpers import load_script
+from tests.support.helpers import load_script
 
 RATE = 16_000
 WAV_SECONDS = {"ted_1.wav": 4.0, "ted_2.wav": 2.0}

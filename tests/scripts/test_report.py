@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.helpers import load_script
+from tests.support.helpers import load_script
 
 SYSTEM = {"name": "LST two-stage", "bleu": 61.234, "chrf": 70.1, "segments": 300, "signature": "nrefs:1|tok:13a"}
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.helpers import load_script
+from tests.support.helpers import load_script
 
 README = """\
 # A project

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPOSITORY, read_tsv, write_tsv
+from tests.support.helpers import REPOSITORY, read_tsv, write_tsv
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import select_manifest

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.helpers import REPOSITORY, load_script
+from tests.support.helpers import REPOSITORY, load_script
 
 FAIRSEQ_SETUP = """\
 from pathlib import Path

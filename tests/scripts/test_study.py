@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from lst_fairseq.study import run
+from lst_fairseq.study.cells import Plan, Step
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.plan import Plan, Step
+from lst_fairseq.study.progress import beyond, finished, inspect, read_record
 from lst_fairseq.study.results import collect, has_failed, paired_tests, summaries
 from lst_fairseq.study.run import Runner, duration, time_left
-from lst_fairseq.study.state import beyond, finished, inspect, read_record
-from tests.forks import ended, fork
-from tests.recipe import value
-from tests.studies import STUDY, Studies
+from tests.support.forks import ended, fork
+from tests.support.recipe import value
+from tests.support.studies import STUDY, Studies
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 from lst_fairseq.study.grid import ROOT
 from lst_fairseq.study.run import slurm_script
-from tests.recipe import value
-from tests.studies import Studies
+from tests.support.recipe import value
+from tests.support.studies import Studies
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lst_fairseq.data.manifest import read_manifest
-from tests.helpers import load_script, read_tsv, write_tsv
+from tests.support.helpers import load_script, read_tsv, write_tsv
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from lst_fairseq.data.manifest import atomic_text
 from lst_fairseq.utils import files
 from lst_fairseq.utils.files import InUse, Lock, replacing, temporary
-from tests.forks import ended, fork, outcome
+from tests.support.forks import ended, fork, outcome
 
 
 def take(path, then=None):

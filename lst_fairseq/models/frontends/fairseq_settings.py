@@ -13,9 +13,9 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import OmegaConf
 
-from lst_fairseq.integrity import check_records
 from lst_fairseq.models.frontends.base import beyond_reason, check_rate
 from lst_fairseq.patches import UNREADABLE
+from lst_fairseq.utils.checksums import check_records
 
 #: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
 MODELS = {

@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lst_fairseq.models.features import KALDI_FRAME, KALDI_HOP, kaldi_log_mel
 from lst_fairseq.models.frontends.base import padding_mask, register_frontend
+from lst_fairseq.models.frontends.log_mel import KALDI_FRAME, KALDI_HOP, kaldi_log_mel
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
 
 

@@ -12,7 +12,7 @@ from random import Random
 from tests.fuzz.base import Base
 from tests.fuzz.case import Case, Outcome
 from tests.fuzz.programs import generate_arguments, translate_arguments
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 #: Names that a file may well have.
 NAMES = (

@@ -79,7 +79,7 @@ def _config(rng: Random, folder: Path, base: Base) -> Case:
 
 
 def _recipe(rng: Random, folder: Path, base: Base) -> Case:
-    from tests.recipe import Sandbox
+    from tests.support.recipe import Sandbox
 
     sandbox = Sandbox(folder)
     known = [name for name in recipe_settings() if name not in ("LAUNCHER", "WORK")]

@@ -8,7 +8,7 @@ import yaml
 from tests.fuzz.base import Base
 from tests.fuzz.case import Case, Outcome
 from tests.fuzz.mutators import changed_tree, damaged, deep_text
-from tests.helpers import REPOSITORY
+from tests.support.helpers import REPOSITORY
 
 
 class Studies:

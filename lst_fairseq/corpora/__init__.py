@@ -1,0 +1,1 @@
+"""Corpora made into manifests: reading them, cleaning, recognition of their speech."""

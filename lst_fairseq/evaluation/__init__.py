@@ -1,0 +1,1 @@
+"""Scores, comparisons of systems, and what an adapter has learned."""

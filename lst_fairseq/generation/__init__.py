@@ -1,0 +1,1 @@
+"""Beam search, and a trained model that translates files."""

@@ -1,0 +1,1 @@
+"""Sizes and memory of a training run, before any weight is there."""

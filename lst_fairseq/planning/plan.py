@@ -1,0 +1,301 @@
+"""Sizes and memory of a training run before any weight is there: ``python -m lst_fairseq.planning.plan --arch lst_7b``.
+
+The model is built from configurations, with its real classes, on torch's meta device, so that parameters are counted
+and not computed by a formula; ``activations.py`` counts what its forward pass saves.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Wav2Vec2Config
+
+from lst_fairseq.models.adapters import build_adapter
+from lst_fairseq.models.config import (
+    ARCHITECTURES,
+    LstModelConfig,
+    apply_architecture,
+    architecture,
+    check_llm_dtype,
+    train_modules,
+)
+from lst_fairseq.models.encoder import SpeechEncoder
+from lst_fairseq.models.frontends import FRONTENDS
+from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
+from lst_fairseq.models.llm.decoder import LlmDecoder
+from lst_fairseq.models.llm.families import attention_for
+from lst_fairseq.models.llm.lora import add_lora
+from lst_fairseq.models.lst import LstModel, frontend_options
+from lst_fairseq.models.pretrained import model_config
+from lst_fairseq.models.trained_parts import MODULES, RECORD_KEY, CheckpointRecord, module_of
+from lst_fairseq.planning.activations import ADAM_STATES, ATTENTION, PACKED_ATTENTION, Batch, estimates
+from lst_fairseq.planning.what_fits import cheapest
+from lst_fairseq.utils.arguments import positive, positive_number
+
+#: Backbones of the paper's architectures: LLaMA-2 (Touvron et al., 2023) and wav2vec 2.0 large LV-60 with CTC.
+LLAMA_2 = {"vocab_size": 32_000, "max_position_embeddings": 4096, "tie_word_embeddings": False, "dtype": "float16"}
+LLMS: dict[str, dict[str, Any]] = {
+    "lst_7b": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11_008},
+    "lst_13b": {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40, "intermediate_size": 13_824},
+}
+WAV2VEC2_LARGE = {
+    "vocab_size": 32,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "conv_bias": True,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+}
+
+GIB = 2**30
+#: Share of a GPU that is kept free when it is said whether a run fits.
+RESERVE = 0.1
+
+DESCRIPTION = """Sizes and memory of a training run, from configurations alone: no weights, no GPU.
+
+What a GPU needs, in bytes:
+  weights      all parameters, in the precision's type. fully_sharded: trained parameters in fp32, divided by the GPUs
+               (with --shard-frozen frozen ones too, in their type); whole copies in the precision's type of what is in
+               no Transformer layer (embeddings, output layer, adapter) and of two layers, the one that computes and the
+               next; parameters that are not divided
+  gradients    of trained parameters, in their type; in bf16 and fp16 also those of the fp32 master weights, which
+               fairseq keeps. legacy_ddp on several GPUs: a buffer of at most 2**28 elements besides. fully_sharded: in
+               fp32, divided by the GPUs; those of the largest unit whole, with an fp32 copy that is sent; and, where at
+               most 2**28 parameters are trained, the whole sums of --accumulate-gradients auto
+  optimizer    Adam's two states in fp32 and, in bf16 and fp16, the fp32 master weights; fully_sharded divides the
+               states, and its master weights are those under weights
+  activations  the larger of what the frontend's largest module reads and writes, and of what autograd saves in
+               frontend (if trained), adapter and LLM, plus the larger of the loss (three fp32 tensors of the target
+               positions' logits) and one LLM layer computed again (with gradient checkpointing, where a layer saves its
+               input only). What is saved is counted in a forward pass of the real model without content. Fused
+               attention saves query, key, value, output, a log-sum a row, and the LLM's mask in its type; eager
+               attention its weights too. Left out: a frontend's dropout and mask; ctc is counted uncompressed
+Not counted: CUDA's own context, fragmentation, and temporary results of the backward pass and the optimizer. For these
+a tenth of --gpu-memory is kept free when it is said what fits.
+The cheapest setting that fits is looked for in bf16, in the order of what it costs in time: legacy_ddp; fully_sharded
+with whole parameters until the backward pass, without, with frozen parameters divided; the same with gradient
+checkpointing; smaller batches; states in the host's memory.
+Checkpoints: fairseq stores fp32 (trained modules, each tied parameter once), Adam's states, and in bf16 and fp16 the
+fp32 master weights too. A stage that starts from another's checkpoint also stores what that one trained.
+"""
+EXAMPLES = """examples:
+  python -m lst_fairseq.planning.plan --arch lst_13b --train-modules adapter,llm --gpus 16
+  python -m lst_fairseq.planning.plan --arch lst_7b --train-modules adapter,lora --llm-dtype bfloat16 --json
+  python -m lst_fairseq.planning.plan --arch lst --llm DIR --speech-encoder DIR     # directories with a config.json
+"""
+
+
+def build_empty(cfg: Any, llm_config: PretrainedConfig, frontend_settings: dict[str, Any]) -> LstModel:
+    """The model without weights, in train mode, with the parameters marked that a run trains.
+
+    Args:
+        cfg: LstModelConfig, filled in by ``apply_architecture``.
+        llm_config: the LLM's configuration.
+        frontend_settings: as ``SpeechFrontend.settings`` gives them.
+
+    Raises:
+        ValueError: a setting is not valid, or does not fit the backbones.
+    """
+    trained = train_modules(cfg.train_modules)
+    with torch.device("meta"):
+        llm = _empty_llm(cfg, llm_config, trained)
+        frontend = FRONTENDS[frontend_settings["kind"]].empty(frontend_settings, frontend_options(cfg))
+        # Real zeros, since their standard deviation is asked for; of their number nothing depends.
+        embeddings = torch.zeros(2, llm.get_input_embeddings().weight.size(1), device="cpu")
+        adapter = build_adapter(cfg, frontend, embeddings)
+        # Prompts and tokens matter to batches only.
+        encoder = SpeechEncoder(frontend, adapter, embeddings, "frontend" not in trained, prompts=None)
+        no_tokens = SimpleNamespace(tokenizer=(), ids_without_token=())
+        decoder = LlmDecoder(llm, no_tokens, not {"llm", "lora"} & set(trained), max_speech=0, max_prompt=0)
+    if llm.config._attn_implementation == "sdpa":
+        llm.set_attn_implementation(PACKED_ATTENTION if decoder.packs else ATTENTION)
+    if frontend.model.config._attn_implementation == "sdpa":
+        frontend.model.set_attn_implementation(ATTENTION)
+    record = CheckpointRecord(held=trained, sources={}, prompt={}, tokenizer="")
+    return LstModel(encoder, decoder, trained, record, cfg.frontend_top_layers).to("meta").train()
+
+
+def _empty_llm(cfg: Any, config: PretrainedConfig, trained: Sequence[str]) -> PreTrainedModel:
+    check_llm_dtype(cfg.llm_dtype, trained)
+    dtype = (config.dtype or torch.float32) if cfg.llm_dtype == "auto" else getattr(torch, cfg.llm_dtype)
+    attention = attention_for(config, cfg.attn_implementation)
+    attention = ATTENTION if attention == "flash_attention_2" else attention
+    settings = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": False}
+    llm = AutoModelForCausalLM.from_config(config, **settings)
+    if cfg.llm_gradient_checkpointing:
+        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if "lora" in trained:
+        add_lora(llm, cfg.lora_r, cfg.lora_alpha, cfg.lora_dropout, cfg.lora_targets)
+    return llm
+
+
+def plan(args: Namespace) -> dict[str, Any]:
+    """Everything that the command prints, in plain types; see ``--help`` for what the numbers count.
+
+    Raises:
+        ValueError: a setting is not valid, or a backbone is needed and not given.
+    """
+    asked = args.llm_gradient_checkpointing
+    apply_architecture(args, args.arch)
+    brought = not asked and "llm_gradient_checkpointing" in architecture(args, args.arch)
+    model = build_empty(args, _llm_config(args), _frontend_settings(args))
+    parameters, trained = Counter(dict.fromkeys(MODULES, 0)), Counter(dict.fromkeys(MODULES, 0))
+    for name, parameter in model.named_parameters():
+        parameters[module_of(name)] += parameter.numel()
+        trained[module_of(name)] += parameter.numel() if parameter.requires_grad else 0
+    fp32 = torch.float32.itemsize
+    weights = sum(
+        value.numel() * (fp32 if value.is_floating_point() else value.itemsize)
+        for name, value in model.state_dict().items()
+        if name != RECORD_KEY
+    )
+    optimized = trained.total() * fp32
+    batch = Batch(args.batch_size, args.seconds, args.prompt_tokens, args.target_tokens)
+    usable = (1 - RESERVE) * args.gpu_memory * GIB
+    found = estimates(model, batch, args.gpus, args.shard_frozen)
+    return {
+        "arch": args.arch,
+        "train_modules": train_modules(args.train_modules),
+        "gpus": args.gpus,
+        "shard_frozen": args.shard_frozen,
+        "gradient_checkpointing": bool(args.llm_gradient_checkpointing),
+        "batch": asdict(batch),
+        "gpu_memory_gib": args.gpu_memory,
+        "total_parameters": parameters.total(),
+        "trained_parameters": trained.total(),
+        "parameters": dict(parameters),
+        "trained_parameters_by_module": dict(trained),
+        "checkpoint_bytes": weights + ADAM_STATES * optimized,
+        "checkpoint_bytes_mixed_precision": weights + (ADAM_STATES + 1) * optimized,
+        "checkpoint_bytes_without_optimizer": weights,
+        "estimates": [
+            {**asdict(estimate), "total": estimate.total, "fits": estimate.total <= usable} for estimate in found
+        ],
+        "cheapest": cheapest(model, batch, args.gpus, usable, brought),
+    }
+
+
+def _llm_config(args: Namespace) -> PretrainedConfig:
+    if args.llm is None and args.arch in LLMS:
+        return LlamaConfig(**LLAMA_2, **LLMS[args.arch])
+    return model_config(_directory(args, "llm"), "--llm")
+
+
+def _frontend_settings(args: Namespace) -> dict[str, Any]:
+    preprocessor: dict[str, Any] = {}
+    if args.speech_encoder is None and args.arch in LLMS:
+        config: PretrainedConfig = Wav2Vec2Config(**WAV2VEC2_LARGE)
+    else:
+        directory = _directory(args, "speech_encoder")
+        config = model_config(directory, "--speech-encoder", known=transformers_kinds())
+        file = directory / "preprocessor_config.json"
+        preprocessor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config_values = json.loads(config.to_json_string(use_diff=False))
+    return {"kind": config.model_type, "config": config_values, "preprocessor": preprocessor}
+
+
+def _directory(args: Namespace, name: str) -> Path:
+    flag, path = f"--{name.replace('_', '-')}", getattr(args, name)
+    if path is None:
+        raise ValueError(
+            f"--arch {args.arch} says nothing of the backbones' sizes: give {flag} DIR with a config.json, or one of "
+            f"--arch {', '.join(LLMS)}, which bring their own"
+        )
+    if not (Path(path).expanduser() / "config.json").is_file():
+        raise ValueError(f"{flag} {path}: no config.json there; give a directory with one (weights are not needed)")
+    return Path(path).expanduser()
+
+
+def table(result: dict[str, Any]) -> str:
+    """What :func:`plan` found, for reading; memory in GiB."""
+    lines = [f"{result['arch']}, trained: {', '.join(result['train_modules'])}", ""]
+    lines.append(f"{'parameters':<24}{'all':>18}{'trained':>18}")
+    trained = result["trained_parameters_by_module"]
+    for module, count in result["parameters"].items():
+        lines.append(f"{module:<24}{count:>18,}{trained[module]:>18,}")
+    lines += [f"{'total':<24}{result['total_parameters']:>18,}{result['trained_parameters']:>18,}", ""]
+    for name, key in (
+        ("checkpoint, fp32", "checkpoint_bytes"),
+        ("checkpoint, bf16 or fp16", "checkpoint_bytes_mixed_precision"),
+        ("without optimiser state", "checkpoint_bytes_without_optimizer"),
+    ):
+        lines.append(f"{name:<24}{result[key] / GIB:>14.2f} GiB")
+    batch = result["batch"]
+    checkpointing = "with" if result["gradient_checkpointing"] else "without"
+    lines += [
+        "",
+        f"GiB a GPU, GPUs: {result['gpus']}, batch of each: {batch['rows']} x {batch['seconds']:g} s with "
+        f"{batch['target_tokens']} target tokens, {checkpointing} gradient checkpointing",
+        f"{'':<24}{'weights':>10}{'gradients':>10}{'optimizer':>10}{'activations':>12}{'total':>10}",
+    ]
+    for entry in result["estimates"]:
+        numbers = [entry[key] / GIB for key in ("weights", "gradients", "optimizer", "activations", "total")]
+        columns = "".join(f"{number:>{width}.2f}" for number, width in zip(numbers, (10, 10, 10, 12, 10), strict=True))
+        verdict = "fits" if entry["fits"] else "does not fit"
+        lines.append(f"{entry['engine'] + ' ' + entry['precision']:<24}{columns}  {verdict}")
+    lines.append(f"fits: in {result['gpu_memory_gib']:g} GiB with a tenth kept free (--gpu-memory)")
+    best = result["cheapest"]
+    if best:
+        lines.append(f"cheapest that fits, {best['total'] / GIB:.2f} GiB: {best['flags']}")
+    else:
+        lines.append("nothing fits, whatever the setting: take more GPUs, larger ones, or a smaller LLM")
+    return "\n".join(lines)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's flags, and those of the model as fairseq-train takes them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lst_fairseq.planning.plan",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--arch", required=True, choices=list(ARCHITECTURES), help="lst_7b and lst_13b are the paper's")
+    parser.add_argument("--llm", metavar="DIR", help="directory with the LLM's config.json (lst_7b, lst_13b: LLaMA-2)")
+    parser.add_argument(
+        "--speech-encoder",
+        metavar="DIR",
+        help="directory with the frontend's config.json (lst_7b, lst_13b: wav2vec 2.0 large LV-60)",
+    )
+    parser.add_argument(
+        "--gpus", type=positive, default=1, help="GPUs of the run; with --shard-group, of a group (default: 1)"
+    )
+    parser.add_argument("--shard-frozen", action="store_true", help="fully_sharded divides frozen parameters too")
+    parser.add_argument("--gpu-memory", type=positive_number, default=80.0, help="GiB of a GPU (default: 80)")
+    parser.add_argument("--batch-size", type=positive, default=8, help="utterances a GPU and step (default: 8)")
+    parser.add_argument("--seconds", type=positive_number, default=30.0, help="length of each (default: 30)")
+    parser.add_argument("--prompt-tokens", type=positive, default=40, help="tokens of the prompt (default: 40)")
+    parser.add_argument("--target-tokens", type=positive, default=100, help="tokens of a translation (default: 100)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables; all sizes in bytes")
+    gen_parser_from_dataclass(parser.add_argument_group("model, as for fairseq-train"), LstModelConfig())
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is 0, or 1 after an error, which is one line on standard error."""
+    args = build_parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing_enable
+            result = plan(args)
+    except ValueError as error:
+        print(f"lst_fairseq.planning.plan: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=1) if args.json else table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The fairseq task ``lst_st`` and its settings."""
