@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lst_fairseq.evaluation.comparison import processor
+from lst_fairseq.utils.machine import processor
 
 PAD, EOS = 1, 2
 MIB = 2**20

@@ -49,7 +49,8 @@ from benchmarks.model import (
     lst_model,
     model_settings,
 )
-from lst_fairseq.planning.activations import Batch, estimates
+from lst_fairseq.planning.activations import Batch
+from lst_fairseq.planning.estimate import estimates
 from lst_fairseq.planning.plan import GIB, build_empty
 
 #: Of an update, as in the recipe.

@@ -43,7 +43,7 @@ from benchmarks.common import (
 )
 from benchmarks.decoding import generator_of
 from benchmarks.model import Training, add_frontend_arguments, batch, lst_model
-from lst_fairseq.evaluation.report.comparison import plot
+from lst_fairseq.evaluation.report.plots import plot
 
 PARTS = ("training", "decoding", "startup")
 TOKENS_A_SECOND = 4  # of speech, in targets

@@ -16,12 +16,13 @@ from transformers import Wav2Vec2Config
 from benchmarks.common import EOS, llama
 from benchmarks.decoding import dictionary_of
 from lst_fairseq.criterions.lst_cross_entropy import LstCrossEntropy
+from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.models.adapters import build_adapter
 from lst_fairseq.models.config import LstModelConfig, apply_architecture, train_modules
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FRONTENDS
 from lst_fairseq.models.llm.decoder import LlmDecoder
-from lst_fairseq.models.lst import SAMPLE_RATE, LstModel, frontend_options
+from lst_fairseq.models.lst import LstModel, frontend_options
 from lst_fairseq.models.trained_parts import CheckpointRecord
 
 PROMPT_BEFORE, PROMPT_AFTER = 8, 16  # tokens, about LST's conversation

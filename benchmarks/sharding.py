@@ -48,7 +48,7 @@ from lst_fairseq.distributed.fsdp import ShardingSettings, build_mesh, shard
 from lst_fairseq.models.config import LstModelConfig
 from lst_fairseq.models.llm.meta_device import deferred_weights
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.planning.activations import Sharding, sharded_bytes, state_bytes
+from lst_fairseq.planning.estimate import Sharding, sharded_bytes, state_bytes
 from lst_fairseq.tasks.config import LstTaskConfig
 from lst_fairseq.tasks.lst_st import LstTask
 

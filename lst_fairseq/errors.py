@@ -7,3 +7,7 @@ class SettingsError(ValueError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, written or used; the message names the file and the remedy."""
+
+
+class ComparisonError(ValueError):
+    """Systems that cannot be compared; the message says why and what to do."""

@@ -6,7 +6,6 @@ them.
 """
 
 from functools import cache
-from typing import Any
 
 from lst_fairseq.patches.error_line import end_in_one_line
 from lst_fairseq.patches.warnings import keep_quiet
@@ -33,31 +32,13 @@ def register() -> None:
     """See :func:`lst_fairseq.register`."""
     keep_quiet()
     _require_fairseq()
-    from lst_fairseq import patches
+    from lst_fairseq.patches import repairs
 
-    patches.apply()
+    repairs.apply()
     end_in_one_line()
     from lst_fairseq.criterions import lst_cross_entropy  # noqa: F401
     from lst_fairseq.distributed.install import install
     from lst_fairseq.models import lst  # noqa: F401
     from lst_fairseq.tasks import lst_st  # noqa: F401
 
-    patches.read_directories(_read_export, _assemble)
-    patches.import_no_more_models()
     install()
-
-
-def _read_export(path: str, arg_overrides: dict[str, Any] | None) -> dict[str, Any]:
-    from lst_fairseq.checkpoints.export import read_export
-
-    return read_export(path, arg_overrides)
-
-
-def _assemble(path: str, state: dict[str, Any]) -> dict[str, Any]:
-    from lst_fairseq.tasks.sharding_flags import SHARDS_KEY
-
-    if SHARDS_KEY not in state:
-        return state
-    from lst_fairseq.distributed.checkpoint import assemble
-
-    return assemble(path, state)

@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq import register
 from lst_fairseq.data.audio import AudioError
-from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
+from lst_fairseq.data.manifest import ManifestError, Row, read_manifest
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.pretrained import check_moved
 from lst_fairseq.utils.arguments import device_name
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
-from lst_fairseq.utils.files import file_errors_in_one_line
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
 
 if TYPE_CHECKING:
     from lst_fairseq.generation.translator import Translator

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             check_checkpoint(path)
         register()
         from lst_fairseq.checkpoints.averaging import average, last_checkpoints
-        from lst_fairseq.patches import save_alone
+        from lst_fairseq.checkpoints.saving import save_alone
 
         paths = last_checkpoints(args.inputs[0], number, args.last is None) if folder else args.inputs
         save_alone(average(paths), args.out)

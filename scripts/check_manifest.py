@@ -41,8 +41,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.corpora.preparation import PrepError, is_train, read_text
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, in_opposite_phase, segment_samples
-from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, atomic_text, audio_headers, unescaped
-from lst_fairseq.utils.files import file_errors_in_one_line
+from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, audio_headers, unescaped
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
 
 LEVELS = ("error", "warning", "note")
 TOLD_BEFORE = ("beyond the end", "empty segment")

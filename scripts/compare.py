@@ -27,10 +27,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.manifest import atomic_text
-from lst_fairseq.evaluation.comparison import ComparisonError, compare, line, machine, read_scores, versions
+from lst_fairseq.errors import ComparisonError
+from lst_fairseq.evaluation.comparison import compare, line, read_scores
 from lst_fairseq.evaluation.report.comparison import markdown, page, verdicts
-from lst_fairseq.utils.files import file_errors_in_one_line
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
+from lst_fairseq.utils.machine import machine, versions
 
 
 def parse_pair(text: str) -> tuple[str, str]:

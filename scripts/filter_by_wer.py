@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 
 from lst_fairseq.corpora.preparation import PrepError, is_train, read_text
 from lst_fairseq.data.audio import SAMPLE_RATE
-from lst_fairseq.data.manifest import Row, atomic_text, read_manifest, unescaped
+from lst_fairseq.data.manifest import Row, read_manifest, unescaped
 from lst_fairseq.evaluation.languages import is_spaceless, script_language
 from lst_fairseq.models.pretrained import ctc_source
 from lst_fairseq.utils.arguments import device_name, finite, positive, positive_number
-from lst_fairseq.utils.files import file_errors_in_one_line
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
 
 if TYPE_CHECKING:
     from lst_fairseq.corpora.recognition import Transcriber

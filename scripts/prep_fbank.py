@@ -37,10 +37,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, read_segment
-from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest, write_manifest
+from lst_fairseq.data.manifest import ManifestError, Row, read_manifest, write_manifest
 from lst_fairseq.models.pretrained import model_source
 from lst_fairseq.utils.arguments import positive
-from lst_fairseq.utils.files import file_errors_in_one_line, replacing
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line, replacing
 
 if TYPE_CHECKING:
     from lst_fairseq.models.frontends import SpeechFrontend

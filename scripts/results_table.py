@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.evaluation.comparison import ComparisonError
+from lst_fairseq.errors import ComparisonError
 from lst_fairseq.evaluation.report.comparison import read_comparison, section
 from lst_fairseq.utils.files import file_errors_in_one_line
 from scripts.markers import update

@@ -32,7 +32,7 @@ from sacrebleu.metrics import BLEU
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.manifest import ManifestError, Row, atomic_text, read_manifest
+from lst_fairseq.data.manifest import ManifestError, Row, read_manifest
 from lst_fairseq.evaluation.languages import LANGUAGE_NEUTRAL, LanguageError, language_of, tokenizer_for
 from lst_fairseq.evaluation.metrics import (
     Score,
@@ -50,7 +50,7 @@ from lst_fairseq.evaluation.metrics import (
     segment_seconds,
     transcript_error_rates,
 )
-from lst_fairseq.utils.files import file_errors_in_one_line
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
 
 # Entries of the JSON file that are worked out here.
 RESULTS = (

@@ -35,8 +35,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.manifest import atomic_text
-from lst_fairseq.evaluation.comparison import ComparisonError, machine, versions
+from lst_fairseq.errors import ComparisonError
 from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import ROOT, Arm, Study, read_study
@@ -45,7 +44,8 @@ from lst_fairseq.study.rehearsal import rehearsal
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
 from lst_fairseq.study.run import Runner, slurm_script
-from lst_fairseq.utils.files import file_errors_in_one_line
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
+from lst_fairseq.utils.machine import machine, versions
 
 
 def listing(plan: Plan) -> str:

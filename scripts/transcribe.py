@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from lst_fairseq.data.manifest import atomic_text, read_manifest
+from lst_fairseq.data.manifest import read_manifest
 from lst_fairseq.models.pretrained import ctc_source
 from lst_fairseq.utils.arguments import device_name, positive, positive_number
-from lst_fairseq.utils.files import file_errors_in_one_line
+from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
 
 
 @file_errors_in_one_line

@@ -36,7 +36,8 @@ from transformers import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a checkout that is not installed
-from lst_fairseq.models.frontends.log_mel import SAMPLE_RATE, kaldi_log_mel
+from lst_fairseq.data.audio import SAMPLE_RATE
+from lst_fairseq.models.frontends.log_mel import kaldi_log_mel
 
 CHARACTERS = "' abcdefghijklmnopqrstuvwxyz"
 BLANK = 0

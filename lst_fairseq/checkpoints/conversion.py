@@ -55,8 +55,9 @@ def convert(source: Path, target: Path, without_optimizer: bool, force: bool) ->
             raise CheckpointError(f"{path} is there already: give another name, or --force to replace it")
     check_checkpoint(source)
     register()
-    from lst_fairseq.distributed.checkpoint import PARTS, SHARDS_KEY, assemble, disassemble, read_file
-    from lst_fairseq.patches import save_alone
+    from lst_fairseq.checkpoints.saving import save_alone
+    from lst_fairseq.checkpoints.sharded import PARTS, assemble, disassemble, read_file
+    from lst_fairseq.utils.checkpoint_files import SHARDS_KEY
 
     # Until the new file is in its place, the old one names the old folder.
     numbers = itertools.chain([""], (f".{number}" for number in itertools.count(1)))

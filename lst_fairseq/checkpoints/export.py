@@ -43,6 +43,7 @@ from lst_fairseq.utils.checkpoint_files import (
 from lst_fairseq.utils.checksums import Checksum, differences, parse_checksums, read_json
 from lst_fairseq.utils.files import making
 from lst_fairseq.utils.markdown import code_span
+from lst_fairseq.utils.messages import one_line
 
 FORMAT = 1
 #: File of each module that is stored as it is, and where the module lies in the model.
@@ -94,7 +95,7 @@ def export(
     except FileExistsError:
         raise
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, None)
         raise CheckpointError(
             f"{out}: cannot be written ({reason}); free some space, or name a directory elsewhere"
         ) from error

@@ -1,10 +1,18 @@
 """Errors of using what a checkpoint holds, with the file and what to do."""
 
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator
+
 import torch
 
 from lst_fairseq.errors import CheckpointError, SettingsError
-from lst_fairseq.utils.checkpoint_files import missing
+from lst_fairseq.utils.checkpoint_files import incomplete, missing, refused
+from lst_fairseq.utils.checksums import Damaged
 from lst_fairseq.utils.files import explained
+from lst_fairseq.utils.messages import one_line
+from lst_fairseq.utils.read_errors import UNREADABLE
 
 
 def explained_failure(error: Exception, filenames: list[str]) -> Exception:
@@ -17,7 +25,7 @@ def explained_failure(error: Exception, filenames: list[str]) -> Exception:
     Returns:
         ``error`` itself if it names a file or a flag, or is about memory.
     """
-    text, where = " ".join(str(error).split()), ":".join(filenames)
+    text, where = one_line(error, None), ":".join(filenames)
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in text
     named = any(name in text for name in filenames)
     if isinstance(error, OSError):
@@ -41,3 +49,37 @@ def _explained_os_error(error: OSError, filenames: list[str]) -> OSError:
         name = next((name for name in filenames if str(error).endswith(name)), filenames[0])
         return missing(name)
     return type(error)(explained(error)) if error.filename is not None else error
+
+
+@contextlib.contextmanager
+def readable_checkpoint(path: str) -> Iterator[None]:
+    """Turn what reading a file raises into a CheckpointError that names the file and the remedy."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise refused(path, error) from None
+    except CheckpointError:
+        raise
+    except Damaged as error:
+        raise CheckpointError(
+            f"{path}: damaged ({error}); copy it again from where it is whole, or use an earlier one from the same "
+            "folder"
+        ) from None
+    except UNREADABLE as error:
+        if getattr(error, "filename", None):  # cannot be opened, and says which
+            raise
+        raise incomplete(path, error) from None
+
+
+def refuse_directory(filename: str) -> None:
+    """Raise a CheckpointError for a directory or a link to nothing (trainer.py:482 takes them for a missing file)."""
+    if os.path.isdir(filename):
+        raise CheckpointError(
+            f"{filename}: a directory, and training starts from a checkpoint file; of an exported model give "
+            f"--llm {os.path.join(filename, 'llm')} instead"
+        )
+    if os.path.islink(filename) and not os.path.exists(filename):
+        raise CheckpointError(
+            f"{filename}: a link to nothing ({os.readlink(filename)}); bring that file back, or remove the link to "
+            "start anew"
+        )

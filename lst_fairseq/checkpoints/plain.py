@@ -8,21 +8,13 @@ from omegaconf import DictConfig, ListConfig
 from omegaconf.nodes import ValueNode
 
 from lst_fairseq.errors import CheckpointError
+from lst_fairseq.utils.messages import shown
 
 #: More than any configuration of fairseq has; a file in which settings contain each other has more than any number.
 MOST_SETTINGS = 100_000
 MOST_LEVELS = 20
 MOST_CHARACTERS = 100_000
 REMEDY = "use a file that fairseq-train or scripts/export.py wrote with this plugin"
-
-
-def shown(value: Any) -> str:
-    """A value in an error message: on one line, and not much of it."""
-    try:
-        text = " ".join(repr(value).split())  # a tensor's has several lines
-    except (ValueError, RecursionError, RuntimeError, NotImplementedError):
-        text = f"something of the type {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def refused(path: str, setting: str, reason: str) -> CheckpointError:

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
 from lst_fairseq.errors import CheckpointError
+from lst_fairseq.utils.messages import one_line, with_type
 
 #: All that the index of a folder of tensors is made of, as torch 2.13 writes it. ``BytesStorageMetadata`` is not among
 #: them: it stands for something pickled, which torch would unpickle with no regard to what is in it.
@@ -110,7 +111,7 @@ class SafeReader(FileSystemReader):
                 f"({error}); use a sharded checkpoint that fairseq-train wrote with this plugin"
             ) from None
         except Exception as error:  # of what a damaged pickle may raise there is no end
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise CheckpointError(f"{path}: damaged ({reason}); use an earlier checkpoint") from None
         if index.storage_meta is None:
             index.storage_meta = metadata.StorageMeta()
@@ -134,11 +135,6 @@ def cause_of(error: BaseException) -> BaseException:
     return next((failure for failure, _ in failures.values()), error)
 
 
-def in_words(error: BaseException) -> str:
-    """Type and end of an error's text, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
-
-
 @contextmanager
 def readable_shards(folder: pathlib.Path) -> Iterator[None]:
     """Turn what reading a folder of shards raises into a CheckpointError that names the folder and the remedy."""
@@ -151,6 +147,6 @@ def readable_shards(folder: pathlib.Path) -> Iterator[None]:
         if isinstance(cause, CheckpointError):
             raise CheckpointError(str(cause)) from None
         raise CheckpointError(
-            f"{folder}: shards that cannot be read ({in_words(cause)}); copy the folder again from "
+            f"{folder}: shards that cannot be read ({with_type(cause)}); copy the folder again from "
             "where it is whole, or use an earlier checkpoint"
         ) from error

@@ -13,9 +13,10 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.models.speech_to_text.s2t_conformer import S2TConformerModel
 from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
-from lst_fairseq.checkpoints.loading import S2T_TASK, TASK
-from lst_fairseq.checkpoints.plain import MOST_CHARACTERS, plain, refused, shown
+from lst_fairseq.checkpoints.plain import MOST_CHARACTERS, plain, refused
+from lst_fairseq.checkpoints.purpose import S2T_TASK, TASK, current
 from lst_fairseq.checkpoints.values import check_section, check_value
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.config import LstModelConfig
@@ -25,14 +26,27 @@ from lst_fairseq.models.frontends.base import beyond_reason
 from lst_fairseq.models.frontends.fairseq_settings import parse_convolutions
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
 from lst_fairseq.models.trained_parts import RECORD_KEY, CheckpointRecord
-from lst_fairseq.tasks.config import LstTaskConfig
 from lst_fairseq.utils.checkpoint_files import incomplete
+from lst_fairseq.utils.messages import shown
 
 S2T_MODELS = (S2TTransformerModel, S2TConformerModel)
 #: What fairseq-validate builds with a model, all of which work with both kinds.
 CRITERIONS = ("lst_cross_entropy", "label_smoothed_cross_entropy", "cross_entropy")
 #: Settings of fairseq's Transformers that it evaluates (transformer_decoder.py:147, multihead_attention.py:96).
 EVALUATED = ("adaptive_softmax_cutoff", "adaptive_input_cutoff", "xformers_att_config")
+
+
+def inspected(path: str, state: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds with its settings as data, if they serve the purpose for which it is read.
+
+    Raises:
+        CheckpointError: they do not; names the file.
+    """
+    wanted = current.get()
+    state = as_data(path, state, references=wanted is None)
+    if wanted is not None:
+        check(path, state, wanted.task, wanted.criterion)
+    return state
 
 
 def as_data(path: str, state: dict[str, Any], references: bool = False) -> dict[str, Any]:
@@ -121,7 +135,7 @@ def _check_own(path: str, state: Mapping[str, Any]) -> None:
             f"is {shown(model.get('_name'))}, and should be one of {', '.join(known)}",
         )
     check_section(path, "model", {**model, "_name": ""}, LstModelConfig)
-    check_section(path, "task", _section(state, "task"), LstTaskConfig)
+    check_section(path, "task", _section(state, "task"), TASK_DATACLASS_REGISTRY[TASK])
     _check_sizes(path, model, state.get("model") or {})
     if RECORD_KEY in (state.get("model") or {}):
         _check_stored_record(path, state["model"][RECORD_KEY])

@@ -11,12 +11,13 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fairseq.dataclass import FairseqDataclass
 
-from lst_fairseq.checkpoints.plain import refused, shown
+from lst_fairseq.checkpoints.plain import refused
 from lst_fairseq.models.adapters import ADAPTERS
 from lst_fairseq.models.adapters.base import NORMS
 from lst_fairseq.models.config import DTYPES, TRAINABLE
 from lst_fairseq.models.frontends.base import BATCHINGS, WINDOWS
 from lst_fairseq.models.pretrained import ATTENTIONS
+from lst_fairseq.utils.messages import shown
 
 #: Where a setting has no limits of its own: whole numbers, and numbers.
 LIMITS = (0, 10_000_000)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from lst_fairseq.data.audio import HEADER_CHECKS, AudioError, AudioInfo, audio_info
-from lst_fairseq.data.manifest import atomic_text
+from lst_fairseq.utils.files import atomic_text
 from lst_fairseq.utils.text_files import Unreadable, read_data
 from lst_fairseq.utils.yaml_files import quoted
 

@@ -23,7 +23,7 @@ _ENOUGH_VECTORS = 200
 
 @dataclass
 class _Watch:
-    """The adapter's outputs in a validation: sums of ``adapter_collapse.squares``, how many, whether they were judged."""
+    """The adapter's outputs in a validation: sums of ``squares``, how many, whether they were judged."""
 
     squares: Tensor
     vectors: int = 0

@@ -12,6 +12,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from lst_fairseq.utils.messages import with_type
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -98,5 +100,4 @@ def _answer(tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]]) -
             raise ValueError(f"{len(text):,} characters")
         return json.dumps({"text": text}).encode()
     except Exception as error:  # whatever the template asks for
-        reason = " ".join(str(error).split())[:300]
-        return json.dumps({"error": f"{type(error).__name__}: {reason}"}).encode()
+        return json.dumps({"error": with_type(error)}).encode()

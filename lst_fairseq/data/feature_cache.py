@@ -5,25 +5,20 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from lst_fairseq.data.audio import SAMPLE_RATE, AudioError
 from lst_fairseq.data.manifest import Row
 from lst_fairseq.utils.files import temporary
 
 logger = logging.getLogger(__name__)
 
 MISSING, PRESENT, BROKEN = 0, 1, 2
-#: Padded seconds of speech that are encoded at once.
-BATCH_SECONDS = 240
 #: Bytes of a file of features, apart from the last row's.
 SHARD_BYTES = 2**30
 
@@ -153,69 +148,3 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
             raise OSError(f"{path}: no room for {path.stat().st_size:,} bytes ({error.strerror})") from error
-
-
-@torch.no_grad()
-def fill(
-    cache: FeatureCache,
-    indices: np.ndarray,
-    read: Callable[[int], Tensor],
-    lengths: Sequence[int],
-    frontend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    device: torch.device,
-    skip_bad_audio: bool,
-) -> None:
-    """Encode rows into a cache, file by file and the longest of a file first, with progress.
-
-    Args:
-        cache: to be filled.
-        indices: the rows to encode; those that it lacks, or this process's share of them.
-        read: the waveform [T] of a row; may raise AudioError.
-        lengths: samples of each row.
-        frontend: waveforms [B, T] and lengths [B] to features [B, N, width] and their lengths.
-        device: where the frontend is.
-        skip_bad_audio: mark broken audio as such instead of raising.
-    """
-    if not len(indices):
-        return
-    indices = indices[np.lexsort((-np.asarray(lengths)[indices], cache.shards[indices]))]
-    hours = sum(lengths[i] for i in indices) / SAMPLE_RATE / 3600
-    logger.info(f"{cache.directory}: encoding {len(indices):,} segments, {hours:.2f} h of speech, once")
-
-    def try_read(index: int) -> Tensor | None:
-        try:
-            return read(index)
-        except AudioError as error:
-            if not skip_bad_audio:
-                raise
-            logger.warning(f"skipped: {error}")
-            return None
-
-    with ThreadPoolExecutor(8) as pool, tqdm(total=len(indices), desc="encoding speech", unit="segment") as progress:
-        for batch in _batches(indices, lengths):
-            read_ones = dict(zip(batch, pool.map(try_read, batch), strict=True))
-            waveforms = {index: waveform for index, waveform in read_ones.items() if waveform is not None}
-            encoded: dict[int, Tensor | None] = dict.fromkeys(read_ones.keys() - waveforms.keys())
-            if waveforms:
-                n_samples = torch.tensor([len(w) for w in waveforms.values()], device=device)
-                padded = torch.nn.utils.rnn.pad_sequence(list(waveforms.values()), batch_first=True).to(device)
-                features, lengths_of_features = frontend(padded, n_samples)
-                # One copy a batch: a GPU is waited for each time.
-                vectors, n_vectors = features.to("cpu", torch.float16), lengths_of_features.tolist()
-                encoded |= {index: vectors[row, : n_vectors[row]] for row, index in enumerate(waveforms)}
-            cache.write(encoded)
-            progress.update(len(batch))
-
-
-def _batches(indices: np.ndarray, lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Consecutive indices whose padded length stays within BATCH_SECONDS."""
-    batch: list[int] = []
-    longest = 0
-    for index in indices.tolist():
-        longest = max(longest, lengths[index])
-        if batch and (len(batch) + 1) * longest > BATCH_SECONDS * SAMPLE_RATE:
-            yield batch
-            batch, longest = [], lengths[index]
-        batch.append(index)
-    if batch:
-        yield batch

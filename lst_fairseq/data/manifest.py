@@ -13,17 +13,15 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
 from lst_fairseq.data.audio import AudioError, AudioInfo, Segment, audio_info, check_audio, segment_samples
-from lst_fairseq.utils.files import replacing
+from lst_fairseq.utils.files import atomic_text
 from lst_fairseq.utils.text_files import Unreadable, read_data
 
 logger = logging.getLogger(__name__)
@@ -233,17 +231,6 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> in
             file.write("\t".join(_one_line(str(row.get(column, ""))) for column in COLUMNS) + "\n")
             count += 1
     return count
-
-
-@contextmanager
-def atomic_text(path: str | Path) -> Iterator[TextIO]:
-    """A UTF-8 text file to write, put in its place only when the block ends without an error.
-
-    Bytes of a file's name that are no UTF-8 become ``\\udcff`` and the like, which JSON reads as Python's name again.
-    """
-    named = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
-    with replacing(Path(path)) as beside, open(beside, "w", **named) as file:
-        yield file
 
 
 def _check_name(text: str, where: str) -> None:

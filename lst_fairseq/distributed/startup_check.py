@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch.distributed import Store
 
 import lst_fairseq
+from lst_fairseq.utils.messages import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def open_store(init_method: str, rank: int, world_size: int, timeout: float) -> 
             return dist.FileStore(address.path, world_size)
         return next(dist.rendezvous(init_method, rank, world_size, timeout=timedelta(seconds=timeout)))[0]
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise StartError(
             f"rank {rank} cannot reach {init_method} within {timeout:g} s ({reason}): rank 0 has to run on that host, "
             "and the port has to be free and open there"

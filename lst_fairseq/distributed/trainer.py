@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from lst_fairseq.checkpoints.failures import explained_failure
+from lst_fairseq.checkpoints.failures import explained_failure, refuse_directory
 from lst_fairseq.distributed import checkpoint
 from lst_fairseq.distributed.collectives import check_same
 from lst_fairseq.distributed.fsdp import ShardedModel, ShardingSettings, build_mesh, like, shard
 from lst_fairseq.distributed.heartbeat import Watch, host_of
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.patches import CheckpointError, refuse_directory
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ class ShardedTrainer(Trainer):
         epoch = extra_state["train_iterator"]["epoch"]
         if "previous_training_time" in extra_state:
             self._previous_training_time = extra_state["previous_training_time"]
-            self._start_time = time.monotonic()  # the clock that run_patches gives the trainer
+            self._start_time = time.monotonic()  # the clock that patches/clock.py gives the trainer
         self.lr_step(epoch)
         at_start = extra_state["train_iterator"].get("iterations_in_epoch", 0) == 0
         if "metrics" in extra_state and not (reset_meters or at_start):

@@ -4,26 +4,23 @@ Systems are what scripts/score.py wrote, in its JSON. :func:`compare` makes one 
 ``report/comparison.py`` shows.
 """
 
-import importlib.metadata
-import json
-import math
 import os
-import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
+from lst_fairseq.errors import ComparisonError
 from lst_fairseq.evaluation.languages import DEFAULT_TOKENIZER
 from lst_fairseq.evaluation.metrics import ScoreError, bleu_metric
+from lst_fairseq.evaluation.training_curve import read_curve
 from lst_fairseq.utils.shapes import ShapeError, check_shape, is_number
-from lst_fairseq.utils.text_files import Unreadable, read_data, read_json
+from lst_fairseq.utils.text_files import Unreadable, read_json
 
-PACKAGES = ("torch", "transformers", "fairseq-fixed", "fairseq", "sacrebleu", "lst-fairseq")
 #: Of a score file's sentences.
 SENTENCES = ("ids", "sources", "references", "hypotheses")
 #: What other programs take from a score file, of all that scripts/score.py writes.
@@ -38,19 +35,6 @@ SCORE = {
     "durations?": {re.compile(r"\d{1,9}(-\d{1,9}|\+)"): {"segments": int, "bleu": float}},
     "sentences?": {f"{key}?": [str] for key in SENTENCES},
 }
-#: Points that a curve is thinned out to.
-CURVE_POINTS = 300
-
-# "2026-01-01 00:00:00 | INFO | TAG | ...", or of fairseq-hydra-train "[2026-01-01 00:00:00,123][TAG][INFO] - ..."
-_LOGGED = re.compile(r"(?:\| INFO \| ([\w.-]+) \| |\]\[([\w.-]+)\]\[INFO\] - )(.*)")
-_PAIR = re.compile(r"(\w+)[= ]([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|inf)(?=[,\s]|$)")
-
-
-class ComparisonError(ValueError):
-    """Systems that cannot be compared; the message says why and what to do."""
-
-
-# --- score files ------------------------------------------------------------------------------------------------------
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
@@ -85,44 +69,6 @@ def line(system: Mapping[str, Any]) -> str:
     if is_number(system.get("trained_parameters")) and "train_seconds" in system:
         text += f", trained {system['trained_parameters'] / 1e6:.2f} M parameters in {system['train_seconds']} s"
     return text
-
-
-def machine() -> dict[str, Any]:
-    """What this runs on: scores do not depend on it, times do."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cpus = {"cpus": len(os.sched_getaffinity(0)), "processor": processor()}
-    return {**cpus, "gpus": gpus, "platform": platform.platform()}
-
-
-def processor() -> str:
-    """The CPU's name as Linux knows it; elsewhere what Python knows, which may be the architecture alone."""
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0].strip() if names else platform.processor() or platform.machine()
-
-
-def on_cpus(found: Mapping[str, Any]) -> str:
-    """``2 CPUs (AMD EPYC)``, of what :func:`machine` found, or an earlier version of it, which had no names."""
-    named = f" ({found['processor']})" if found.get("processor") else ""
-    return f"{found['cpus']} CPU{'s' if found['cpus'] != 1 else ''}{named}"
-
-
-def versions() -> dict[str, str]:
-    """Version of Python and of each of PACKAGES that is installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-# --- comparison -------------------------------------------------------------------------------------------------------
 
 
 def compare(
@@ -259,73 +205,3 @@ def most_different(system: Mapping[str, Any], baseline: Mapping[str, Any], count
     above = [row for row in by_difference[:count] if row["chrf"][0] > row["chrf"][1]]
     below = [row for row in by_difference[::-1][:count] if row["chrf"][0] < row["chrf"][1]]
     return {"system": system["name"], "baseline": baseline["name"], "above": above, "below": below}
-
-
-# --- training curves --------------------------------------------------------------------------------------------------
-
-
-def read_curve(paths: Iterable[str | Path]) -> dict[str, list[list[float]]]:
-    """``{"train": [[updates, seconds, loss], ...], "dev": ...}`` of what fairseq-train logged, as text or as JSON.
-
-    Loss is ``nll_loss`` where the log has it, else ``loss``: bits for each token of the model's own vocabulary. Several
-    logs are stages of one training, each going on where the one before ended. Of several dev sets the first counts. The
-    log does not time a look at it: it gets the seconds of the training line before it.
-    """
-    curve: dict[str, list[list[float]]] = {"train": [], "dev": []}
-    for path in paths:
-        ends = [points[-1][:2] for points in curve.values() if points]
-        updates, seconds = (max(end[i] for end in ends) if ends else 0.0 for i in range(2))
-        for kind, points in _read_log(path).items():
-            curve[kind] += [[updates + point[0], seconds + point[1], point[2]] for point in points]
-    return {kind: _thin(points) for kind, points in curve.items()}
-
-
-def _read_log(path: str | Path) -> dict[str, list[list[float]]]:
-    curve: dict[str, list[list[float]]] = {"train": [], "dev": []}
-    try:
-        data = read_data(path, "give fairseq-train's output", "training log")
-    except Unreadable as error:
-        raise ComparisonError(str(error)) from None
-    lines = data.decode("utf-8", errors="replace").split("\n")
-    wall, dev_tag = 0.0, None
-    for match in filter(None, map(_LOGGED.search, lines)):
-        tag, body = match[1] or match[2], match[3].strip()
-        training = tag == "train_inner"
-        # The tag of a look at the dev set is the name of the subset; "train" is an epoch's average.
-        if tag == "train" or not (training or f'"{tag}_loss"' in body or "| valid on '" in body):
-            continue
-        if not training and tag != (dev_tag := dev_tag or tag):
-            continue
-        values = _values(body, "" if training else f"{tag}_")
-        loss, updates = values.get("nll_loss", values.get("loss", math.nan)), values.get("num_updates")
-        if training:
-            wall = values.get("wall", wall)
-        if updates is None or not math.isfinite(loss):
-            continue
-        points = curve["train" if training else "dev"]
-        while points and points[-1][0] >= updates:  # resumed from a checkpoint before them
-            points.pop()
-        points.append([updates, wall, loss])
-    return curve
-
-
-def _values(body: str, prefix: str) -> dict[str, float]:
-    """The numbers of a logged line: ``loss=4.5, ...`` while training, ``loss 4.5 | ...`` on the dev set, or JSON."""
-    if not body.startswith("{"):
-        return {key: float(value) for key, value in _PAIR.findall(body)}
-    try:
-        logged = json.loads(body)
-    except (ValueError, RecursionError):  # cut short where training was killed
-        return {}
-    values = {}
-    for key, value in logged.items():
-        with suppress(TypeError, ValueError, OverflowError):  # what cannot be measured is null
-            values[key.removeprefix(prefix)] = float(value)
-    return values
-
-
-def _thin(points: list[list[float]]) -> list[list[float]]:
-    """At most CURVE_POINTS of the points, evenly spread, with the first and the last."""
-    if len(points) <= CURVE_POINTS:
-        return points
-    return [points[i * (len(points) - 1) // (CURVE_POINTS - 1)] for i in range(CURVE_POINTS)]

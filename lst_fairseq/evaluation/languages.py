@@ -4,6 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from lst_fairseq.utils.messages import one_line
+
 #: Of languages that are written with spaces, and of those that nothing is known of.
 DEFAULT_TOKENIZER = "13a"
 #: sacreBLEU's own choice where a language has a tokeniser of its own.
@@ -135,7 +137,7 @@ def tokenizer_for(language: str, wanted: str | None = None) -> str:
 
 def missing_tokenizer(tokenize: str, reason: str) -> str:
     """What to do about a tokeniser of sacreBLEU's that cannot be had, in one line."""
-    reason = " ".join(reason.split())[:200]
+    reason = one_line(reason, 200)
     if tokenize in _DOWNLOADED:
         return (
             f"tokeniser {tokenize}: sacreBLEU downloads a model for it to ~/.sacrebleu/models, which failed "

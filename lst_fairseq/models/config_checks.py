@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lst_fairseq.checkpoints.plain import shown
 from lst_fairseq.utils.checksums import read_json
+from lst_fairseq.utils.messages import shown
 
 #: Names of numbers of layers, of what is a dimension of some weight, and of positions.
 LAYERS = re.compile(r"(^|_)(layers?|blocks?|depths?)$")

@@ -20,6 +20,7 @@ from fairseq.models import (
 )
 from torch import Tensor, nn
 
+from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import DEFAULT_SOURCE, Prompts
 from lst_fairseq.models.adapters import ADAPTERS, build_adapter
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
     from lst_fairseq.models.llm.decoder import LlmDecoder
 
 logger = logging.getLogger(__name__)
-
-SAMPLE_RATE = 16_000
 
 
 @register_model("lst", dataclass=LstModelConfig)

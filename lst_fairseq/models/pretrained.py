@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lst_fairseq.models.config_checks import check_config
 from lst_fairseq.models.foreign_code import check_adapter, foreign_attention
 from lst_fairseq.models.weight_files import check_weights, stored_sizes, weight_files
+from lst_fairseq.utils.messages import in_words, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -225,12 +226,6 @@ def load_pretrained(
     return model
 
 
-def in_words(error: Exception) -> str:
-    """An error of a library on one line of bounded length, with its type where the text is short."""
-    text = " ".join(str(error).split())[:300]
-    return text if len(text) > 20 else f"{type(error).__name__}: {text}"
-
-
 def check_attention(attn_implementation: str, directory: Path) -> None:
     """Raise a ValueError that lists the choices if the attention implementation is unknown or not installed."""
     if attn_implementation not in ATTENTIONS:
@@ -243,7 +238,7 @@ def check_attention(attn_implementation: str, directory: Path) -> None:
 
 
 def _attention_message(attn_implementation: str, directory: Path, reason: str) -> str:
-    reason = " ".join(reason.split())[:300]
+    reason = one_line(reason)
     choices = ", ".join(ATTENTIONS)
     return f"--attn-implementation {attn_implementation} for {directory}: {reason}; choices: {choices}"
 

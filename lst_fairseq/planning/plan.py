@@ -38,7 +38,8 @@ from lst_fairseq.models.llm.lora import add_lora
 from lst_fairseq.models.lst import LstModel, frontend_options
 from lst_fairseq.models.pretrained import model_config
 from lst_fairseq.models.trained_parts import MODULES, RECORD_KEY, CheckpointRecord, module_of
-from lst_fairseq.planning.activations import ADAM_STATES, ATTENTION, PACKED_ATTENTION, Batch, estimates
+from lst_fairseq.planning.activations import ATTENTION, PACKED_ATTENTION, Batch
+from lst_fairseq.planning.estimate import ADAM_STATES, estimates
 from lst_fairseq.planning.what_fits import cheapest
 from lst_fairseq.utils.arguments import positive, positive_number
 

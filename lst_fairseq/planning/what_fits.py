@@ -6,7 +6,8 @@ from typing import Any
 
 from lst_fairseq.distributed.fsdp import llm_blocks
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.planning.activations import Batch, Sharding, activations, sharded_bytes, state_bytes
+from lst_fairseq.planning.activations import Batch, activations
+from lst_fairseq.planning.estimate import Sharding, sharded_bytes, state_bytes
 
 
 @dataclass(frozen=True)

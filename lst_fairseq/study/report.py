@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lst_fairseq.evaluation.comparison import on_cpus
-from lst_fairseq.evaluation.report.comparison import plot
+from lst_fairseq.evaluation.report.plots import plot
 from lst_fairseq.study.grid import Study
 from lst_fairseq.study.run import duration
+from lst_fairseq.utils.machine import on_cpus
 from lst_fairseq.utils.markdown import code_block, table_rows
 from lst_fairseq.utils.markdown import escape as escape_markdown
 

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lst_fairseq.data.manifest import atomic_text
 from lst_fairseq.study.cells import Plan, Step
 from lst_fairseq.study.grid import ROOT, Arm, Study, recipe_settings
 from lst_fairseq.study.progress import finished, inspect, last_lines, read_record
-from lst_fairseq.utils.files import InUse, Lock
+from lst_fairseq.utils.files import InUse, Lock, atomic_text
 
 # Runs the script of argument 2 and writes what it used to argument 1. A process of its own, since the kernel counts the
 # memory of a process that starts another one as the other's peak. It outlives the SIGTERM that its script gets, too.

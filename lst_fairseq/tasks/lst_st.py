@@ -20,8 +20,6 @@ from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_sam
 from lst_fairseq.data.data_cfg import LstDataConfig
 from lst_fairseq.data.dataset import LengthRule, LstDataset
 from lst_fairseq.data.dictionary import LlmDictionary
-from lst_fairseq.data.feature_cache import FeatureCache
-from lst_fairseq.data.feature_cache import fill as fill_cache
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import (
     COT_SEPARATOR,
@@ -36,10 +34,11 @@ from lst_fairseq.data.sampling import sampled, sampled_sizes
 from lst_fairseq.errors import SettingsError
 from lst_fairseq.evaluation.metrics import SIGNATURE
 from lst_fairseq.generation.flags import check_flags, check_shards
-from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
-from lst_fairseq.models.pretrained import OwnCodeError, in_words, load_tokenizer, model_config, model_directory
+from lst_fairseq.models.pretrained import OwnCodeError, load_tokenizer, model_config, model_directory
 from lst_fairseq.tasks.config import MAX_SOURCE_SECONDS, LstTaskConfig
+from lst_fairseq.tasks.feature_filling import use_cached_features
+from lst_fairseq.utils.messages import in_words
 
 logger = logging.getLogger(__name__)
 
@@ -247,40 +246,8 @@ class LstTask(SpeechToTextTask):
                 kwargs["max_tokens"] = longest
         if self.cfg.cache_features:
             for part in _parts(dataset):
-                self._use_cached_features(part)
+                use_cached_features(part, self.model, self.cfg)
         return super().get_batch_iterator(dataset, *args, **kwargs)
-
-    def _use_cached_features(self, dataset: LstDataset) -> None:
-        """Encode a dataset's speech into the cache, as far as it is not there, and read from it from now on.
-
-        Here rather than when the dataset is loaded, since the model is on its device by now. The processes of a
-        distributed run share the work.
-        """
-        if dataset.feature_width is not None:
-            return
-        if dataset.waveform_transforms is not None:
-            raise ValueError("--cache-features cannot be combined with waveform_transforms of the data config")
-        frontend, path = self.model.encoder.frontend, self.cfg.speech_encoder
-        if not self.model.encoder.freeze_frontend or "frontend" in self.model.record.held:
-            raise ValueError("--cache-features is for a frontend that is not trained")
-        if dataset.is_text.all():
-            dataset.use_features(frontend.output_dim, None)
-            return
-        n_vectors = frontend.output_lengths(torch.tensor(dataset.n_frames)).numpy()
-        n_vectors = np.where(dataset.is_text, 0, n_vectors).tolist()
-        # The data type is part of the key: features in half precision are not those in fp32.
-        key = f"{encoder_fingerprint(path, frontend.options)} {frontend.dtype}"
-        cache = FeatureCache(Path(self.cfg.cache_features), key, dataset.rows, n_vectors, frontend.output_dim)
-        missing = cache.missing()
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if distributed:
-            missing = missing[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
-            torch.distributed.barrier()  # none writes before all have listed what is missing
-        device, skip = next(frontend.parameters()).device, self.cfg.skip_bad_audio
-        fill_cache(cache, missing, dataset.read_waveform, dataset.n_frames, frontend.eval(), device, skip)
-        if distributed:
-            torch.distributed.barrier()
-        dataset.use_features(frontend.output_dim, cache)
 
     def train_step(
         self,

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 ACCUMULATIONS = ("auto", "whole", "sharded")
-#: In a sharded checkpoint's file: the name of the folder beside it.
-SHARDS_KEY = "lst_shards"
 
 
 @dataclass

@@ -5,10 +5,13 @@ import zipfile
 from pathlib import Path
 
 from lst_fairseq.errors import CheckpointError
+from lst_fairseq.utils.messages import one_line
 
 #: Of an exported directory: its settings.
 SETTINGS_FILE = "lst.json"
-#: The types that its LLM's weights may have.
+#: In a sharded checkpoint's file: the name of the folder beside it.
+SHARDS_KEY = "lst_shards"
+#: The types that an exported LLM's weights may have.
 EXPORTED_DTYPES = ("float32", "bfloat16", "float16")
 #: How a file of ``torch.save`` begins: a zip archive, or before PyTorch 1.6 a pickle of protocol 2.
 ZIP, OLD_PICKLE = b"PK\x03\x04", b"\x80\x02"
@@ -66,7 +69,7 @@ def incomplete(path: str | Path, reason: object) -> CheckpointError:
     """The error on a file of which a part is missing."""
     return CheckpointError(
         f"{path}: not a complete fairseq checkpoint, perhaps truncated by a full disk or a killed copy "
-        f"({_short(reason)}); use an earlier one from the same folder"
+        f"({one_line(reason) or type(reason).__name__}); use an earlier one from the same folder"
     )
 
 
@@ -74,7 +77,8 @@ def refused(path: str | Path, reason: object) -> CheckpointError:
     """The error on a file that is no checkpoint, or one that could run code."""
     return CheckpointError(
         f"{path}: refused, since it is no checkpoint or holds more than tensors and settings, and reading it "
-        f"could run code ({_short(reason)}); use a checkpoint that fairseq-train wrote with this plugin"
+        f"could run code ({one_line(reason) or type(reason).__name__}); use a checkpoint that fairseq-train wrote "
+        "with this plugin"
     )
 
 
@@ -84,8 +88,3 @@ def not_exported(directory: str | Path, reason: object) -> CheckpointError:
         f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({reason}); export the "
         "checkpoint again"
     )
-
-
-def _short(reason: object) -> str:
-    text = " ".join(str(reason).split())[:300]
-    return text or type(reason).__name__

@@ -21,16 +21,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lst_fairseq.errors import CheckpointError
-
 try:
     from zlib_ng.zlib_ng import crc32  # six times as fast
 except ImportError:
     from zlib import crc32
 
-#: In a folder of shards.
-SHARDS_FILE = "checksums.json"
-SHARDS_FORMAT = 1
 #: Bytes read at a time.
 BLOCK = 2**20
 #: Files up to so many bytes are compared by SHA-256 too.
@@ -220,55 +215,6 @@ def parse_checksums(entries: Any) -> dict[str, Checksum]:
     return {name: Checksum.parse(entry) for name, entry in entries.items()}
 
 
-def check_state(state: Any) -> None:
-    """Look at the types of what every checkpoint of fairseq holds.
-
-    Raises:
-        TypeError, KeyError: one is of another type, or missing.
-    """
-    import torch  # whose import the rest of this module does without
-
-    kinds = {"optimizer_history": list, "model": dict, "extra_state": dict, "task_state": dict}
-    if not isinstance(state, dict) or "optimizer_history" not in state:
-        raise KeyError("optimizer_history")
-    for name, kind in kinds.items():
-        if state.get(name) is not None and not isinstance(state[name], kind):
-            raise TypeError(f"its {name} is a {type(state[name]).__name__} and not a {kind.__name__}")
-    for entry in state["optimizer_history"]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("num_updates", 0), int):
-            raise TypeError("an entry of its optimizer_history is no dict with a number of updates")
-    iterator = (state.get("extra_state") or {}).get("train_iterator", {})
-    counts = ("epoch", "iterations_in_epoch")
-    if not isinstance(iterator, dict) or not all(isinstance(iterator.get(name, 0), int) for name in counts):
-        raise TypeError("its place in the data (train_iterator) is no dict with an epoch and iterations")
-    optimizer = state.get("last_optimizer_state") or {}
-    moments = optimizer.get("state", {}) if isinstance(optimizer, dict) else None
-    if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
-        raise TypeError("its last_optimizer_state is not what an optimiser holds")
-    model = state.get("model") or {}
-    for name, value in model.items() if "lst_record" in model else ():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor | dict):
-            raise TypeError(f"its parameter {name!r:.200} is a {type(value).__name__} and not a tensor")
-        if isinstance(value, torch.Tensor):
-            _check_tensor(f"parameter {name!r:.200}", value)
-    for i, entry in moments.items():
-        for name, value in entry.items():
-            if isinstance(value, torch.Tensor):
-                _check_tensor(f"optimiser's {name!r:.200} of parameter {i!r:.20}", value)
-
-
-def _check_tensor(name: str, tensor: Any) -> None:
-    """Look at a tensor that was read from a file: whether all of its numbers are there.
-
-    Raises:
-        TypeError: it is sparse, complex or quantised, or says more numbers than the file holds.
-    """
-    if str(tensor.layout) != "torch.strided" or tensor.is_complex() or tensor.is_quantized:
-        raise TypeError(f"its {name} is no plain tensor, but one of {tensor.dtype}, {tensor.layout}")
-    if tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise TypeError(f"its {name} has {tensor.numel():,} numbers, and the file does not hold so many")
-
-
 def read_json(path: Path) -> Any:
     """Content of a JSON file.
 
@@ -281,49 +227,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, Damaged) as error:
         raise ValueError(f"{path}: no JSON that can be read ({error}); copy it again") from None
-
-
-def shard_checksums(folder: Path, pattern: str = "*") -> dict[str, dict[str, int | str]]:
-    """Checksums of the files in a folder that match, fit for JSON."""
-    return {path.name: Checksum.of(path).as_dict() for path in sorted(folder.glob(pattern)) if path.is_file()}
-
-
-def write_shard_checksums(folder: Path, files: Mapping[str, Any]) -> None:
-    """Put the checksums of a folder of shards into it."""
-    content = json.dumps({"format": SHARDS_FORMAT, "files": files}, indent=1)
-    (folder / SHARDS_FILE).write_text(content + "\n", encoding="utf-8")
-
-
-def shard_faults(folder: Path, share: int = 0, shares: int = 1) -> list[str]:
-    """What is wrong with the files of a folder of shards, or with one process's share of them; no error is raised.
-
-    A process looks at what processes of its number wrote, since it will read much of that anyway.
-    """
-    path = folder / SHARDS_FILE
-    if not path.exists():
-        return []
-    try:
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("format") != SHARDS_FORMAT:
-            raise ValueError(f"{path}: not of this version's format {SHARDS_FORMAT}")
-        checksums = parse_checksums(content.get("files"))
-    except (ValueError, OSError) as error:
-        reason = str(error)
-        return [reason if reason.startswith(str(path)) else f"{path}: {reason}"] if share == 0 else []
-    return differences(folder, {name: c for name, c in checksums.items() if _writer(name) % shares == share})
-
-
-def _writer(name: str) -> int:
-    """The number of the process that wrote a file ``__3_0.distcp``; 0 for others."""
-    number = name.removeprefix("__").partition("_")[0]
-    return int(number) if number.isdecimal() else 0
-
-
-def shards_error(folder: Path, faults: list[str]) -> CheckpointError:
-    """The error for a folder of shards that is not what was written."""
-    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-    where = "" if faults[0].startswith(str(folder)) else f"{folder}: "
-    return CheckpointError(
-        f"{where}{faults[0]}{more}: damaged; copy the folder of shards again from where it is whole, or use an earlier "
-        "checkpoint"
-    )

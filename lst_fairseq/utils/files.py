@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +194,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         remove(beside)
+
+
+@contextlib.contextmanager
+def atomic_text(path: str | Path) -> Iterator[TextIO]:
+    """A UTF-8 text file to write, put in its place only when the block ends without an error.
+
+    Bytes of a file's name that are no UTF-8 become ``\\udcff`` and the like, which JSON reads as Python's name again.
+    """
+    named = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    with replacing(Path(path)) as beside, open(beside, "w", **named) as file:
+        yield file
 
 
 @contextlib.contextmanager

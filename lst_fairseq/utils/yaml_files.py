@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from lst_fairseq.utils.messages import one_line
 from lst_fairseq.utils.text_files import Unreadable, read_data
 
 #: Entries that a file may come to, what its aliases stand for counted each time.
@@ -46,7 +47,7 @@ def read_yaml(path: str | Path, remedy: str = "check the path") -> Any:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         raise YamlError(f"{path}{at}: not YAML ({problem}); indent by spaces and quote texts") from None
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise YamlError(f"{path}: not YAML ({reason}); mend it there, or copy the file again") from None
     except RecursionError:
         raise YamlError(f"{path}: nested too deeply; write it flatter") from None

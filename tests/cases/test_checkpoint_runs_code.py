@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from lst_fairseq.checkpoints.averaging import average
 from lst_fairseq.checkpoints.conversion import main as convert
 from lst_fairseq.checkpoints.export import export
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.generation.translator import Translator
-from lst_fairseq.patches import CheckpointError
 from tests.support.running import first_stage, run_generate, run_interactive, run_train, run_validate
 
 #: What stands for the code in tables; it makes the file ``ran``.

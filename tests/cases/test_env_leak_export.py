@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils
 
 from lst_fairseq.checkpoints.averaging import average
 from lst_fairseq.checkpoints.export import export
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 from tests.support.running import first_stage
 
 SECRET = "s3cr3t-value"

@@ -34,7 +34,8 @@ def test_a_model_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch, token
 
 
 def test_comparing_needs_the_tokeniser_too(monkeypatch):
-    from lst_fairseq.evaluation.comparison import ComparisonError, compare
+    from lst_fairseq.errors import ComparisonError
+    from lst_fairseq.evaluation.comparison import compare
 
     monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
     sentences = {key: ["今日は。"] for key in ("ids", "sources", "references", "hypotheses")}

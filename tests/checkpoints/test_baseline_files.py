@@ -11,7 +11,7 @@ from fairseq import checkpoint_utils
 from fairseq_cli import generate, train
 
 from lst_fairseq.checkpoints.averaging import average
-from lst_fairseq.patches import CheckpointError
+from lst_fairseq.errors import CheckpointError
 from tests.support.helpers import write_tsv
 from tests.support.running import USER_DIR, command_line, first_stage, forget_runs, run_generate
 

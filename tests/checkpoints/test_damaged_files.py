@@ -16,14 +16,14 @@ import soundfile
 import torch
 from fairseq import tasks
 
-from lst_fairseq.checkpoints import conversion
+from lst_fairseq.checkpoints import conversion, shard_checksums
 from lst_fairseq.checkpoints.export import export, read_export
+from lst_fairseq.checkpoints.sharded import assemble, read_file
 from lst_fairseq.cli import translate
-from lst_fairseq.distributed.checkpoint import assemble, read_file
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.generation.translator import Translator
 from lst_fairseq.models.frontends.fairseq_settings import read_checkpoint as read_speech_encoder
 from lst_fairseq.models.trained_parts import RECORD_KEY, CheckpointRecord
-from lst_fairseq.patches import CheckpointError
 from lst_fairseq.utils import checksums
 from tests.support.running import differences, edited, first_stage, read_checkpoint, run_train, train_configuration
 
@@ -375,9 +375,9 @@ def test_an_index_of_something_else(change, sharded):
 def test_each_process_looks_at_its_share(sharded):
     folder = Path(f"{sharded}.shards")
     shutil.copy(folder / "__0_0.distcp", folder / "__3_0.distcp")
-    checksums.write_shard_checksums(folder, checksums.shard_checksums(folder, "__*"))
+    shard_checksums.write_shard_checksums(folder, shard_checksums.shard_checksums(folder, "__*"))
     flip(folder / "__3_0.distcp", 99)
-    faults = [checksums.shard_faults(folder, share, 2) for share in range(2)]
+    faults = [shard_checksums.shard_faults(folder, share, 2) for share in range(2)]
     assert faults[0] == [] and len(faults[1]) == 1 and "__3_0.distcp" in faults[1][0]
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lst_fairseq.checkpoints.plain import shown
 from lst_fairseq.checkpoints.settings import check_task_state
 from lst_fairseq.checkpoints.values import check_section
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.tasks.config import LstTaskConfig
+from lst_fairseq.utils.messages import shown
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -1, float("nan"), 1e308, True, "30"])

@@ -9,8 +9,10 @@ import torch
 from fairseq import checkpoint_utils
 
 from lst_fairseq.checkpoints import conversion
-from lst_fairseq.distributed.checkpoint import SHARDS_KEY, _start_folder, assemble, read_file
+from lst_fairseq.checkpoints.sharded import assemble, read_file
+from lst_fairseq.distributed.checkpoint import _start_folder
 from lst_fairseq.errors import CheckpointError
+from lst_fairseq.utils.checkpoint_files import SHARDS_KEY
 
 
 def write_checkpoint(path: Path, value: float) -> None:

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 import torch
 
+from lst_fairseq.checkpoints.failures import readable_checkpoint
 from lst_fairseq.errors import CheckpointError
-from lst_fairseq.patches import readable_checkpoint
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
 from tests.support.helpers import REPOSITORY
 from tests.support.running import first_stage, read_checkpoint

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from lst_fairseq.data.audio import AudioError, AudioInfo, Segment
-from lst_fairseq.data.manifest import COLUMNS, ManifestError, atomic_text, audio_headers, read_manifest, write_manifest
+from lst_fairseq.data.manifest import COLUMNS, ManifestError, audio_headers, read_manifest, write_manifest
+from lst_fairseq.utils.files import atomic_text
 
 HEADER = "id\taudio\tn_frames\ttgt_text"
 

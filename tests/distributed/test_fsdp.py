@@ -18,7 +18,7 @@ from lst_fairseq.distributed.fsdp import ShardingSettings, build_mesh, frontend_
 from lst_fairseq.distributed.trainer import check_settings
 from lst_fairseq.models.llm.meta_device import WeightFiles, deferred_weights
 from lst_fairseq.models.trained_parts import plain_name
-from lst_fairseq.planning.activations import Sharding, sharded_bytes
+from lst_fairseq.planning.estimate import Sharding, sharded_bytes
 from tests.conftest import save_llama
 from tests.support.helpers import build
 from tests.support.running import train_configuration

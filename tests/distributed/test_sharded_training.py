@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from lst_fairseq.checkpoints import conversion
-from lst_fairseq.patches import MASTER_KEY, CheckpointError
+from lst_fairseq.checkpoints.optimizer_state import MASTER_KEY
+from lst_fairseq.errors import CheckpointError
 from tests.conftest import save_llama
 from tests.support.ranks import run_ranks
 from tests.support.running import Run, differences, read_checkpoint, run_generate, spoil, write_split

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lst_fairseq.models.lst import train_modules
+from lst_fairseq.models.config import train_modules
 from tests.conftest import save_llama
 from tests.support.helpers import batch_of, build
 from tests.support.reference import (

@@ -17,10 +17,11 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 from torch import nn
 
-from lst_fairseq import patches
+from lst_fairseq.checkpoints.failures import explained_failure
+from lst_fairseq.checkpoints.optimizer_state import MASTER_KEY
 from lst_fairseq.data.prompt import PromptSettings
-from lst_fairseq.errors import SettingsError
-from lst_fairseq.patches import MASTER_KEY, CheckpointError, explained_failure
+from lst_fairseq.errors import CheckpointError, SettingsError
+from lst_fairseq.patches import repairs
 from lst_fairseq.tasks.lst_st import LstTask
 
 
@@ -33,7 +34,7 @@ def test_they_are_applied_once():
         ]
 
     before = repaired()
-    patches.apply()
+    repairs.apply()
     assert repaired() == before
     for function in before:
         assert function.__module__.startswith("fairseq.")  # functools.wraps: tracebacks and pickles name the original

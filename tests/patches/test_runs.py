@@ -10,7 +10,8 @@ import pytest
 import torch
 from fairseq.trainer import Trainer
 
-from lst_fairseq.patches.run import EARLY_STOP_KEY, LOCK_FILE
+from lst_fairseq.patches.finished_runs import EARLY_STOP_KEY
+from lst_fairseq.patches.save_dir import LOCK_FILE
 from tests.cases.test_finished_run_again import stamps
 from tests.support.forks import outcome
 from tests.support.ranks import run_ranks

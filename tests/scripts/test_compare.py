@@ -11,15 +11,11 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from lst_fairseq.evaluation.comparison import (
-    CURVE_POINTS,
-    ComparisonError,
-    compare,
-    most_different,
-    read_curve,
-    read_scores,
-)
-from lst_fairseq.evaluation.report.comparison import cells, markdown, plot, ticks, verdicts
+from lst_fairseq.errors import ComparisonError
+from lst_fairseq.evaluation.comparison import compare, most_different, read_scores
+from lst_fairseq.evaluation.report.comparison import cells, markdown, verdicts
+from lst_fairseq.evaluation.report.plots import plot, ticks
+from lst_fairseq.evaluation.training_curve import CURVE_POINTS, read_curve
 from tests.support.helpers import load_script
 
 WORDS = "der die das Haus Baum sieht findet kauft alt neu rot <b> & heute".split()

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 
 import lst_fairseq
 from benchmarks.decoding import Task, build_parser
-from lst_fairseq.data import feature_cache
 from lst_fairseq.generation.beam_search import BeamSearchGenerator
 from lst_fairseq.models.adapters import ADAPTERS
 from lst_fairseq.models.llm import cuda_graphs
+from lst_fairseq.tasks import feature_filling
 from tests.support import pretended
 from tests.support.helpers import batch_of, build
 from tests.support.llms import FAMILIES, VOCABULARY, WIDTH, family_config
@@ -198,11 +198,11 @@ def test_waits_while_features_are_written(
     corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As often for a batch of twelve segments as for one of a single segment."""
-    make, counts = feature_cache._batches, []
+    make, counts = feature_filling._batches, []
     for seconds in (0, 100):
         batches: list[list[int]] = []
-        monkeypatch.setattr(feature_cache, "BATCH_SECONDS", seconds)
-        monkeypatch.setattr(feature_cache, "_batches", lambda *args, b=batches: b.extend(make(*args)) or b)
+        monkeypatch.setattr(feature_filling, "BATCH_SECONDS", seconds)
+        monkeypatch.setattr(feature_filling, "_batches", lambda *args, b=batches: b.extend(make(*args)) or b)
         _, task, model = build(corpus, backbones, cache_features=str(tmp_path / str(seconds)))
         with pretended.device() as waits:
             moved(model)

@@ -27,7 +27,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import lst_fairseq
 from lst_fairseq.evaluation.metrics import read_generated
-from lst_fairseq.patches.run import release_save_dir
+from lst_fairseq.patches.save_dir import release_save_dir
 from tests.support.helpers import REPOSITORY, parse_train, train_arguments, write_tsv
 
 lst_fairseq.register()  # also in processes that are forked with this module alone

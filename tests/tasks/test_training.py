@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 
+from lst_fairseq.checkpoints.optimizer_state import MASTER_KEY
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import read_manifest
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.trained_parts import RECORD_KEY, CheckpointRecord
-from lst_fairseq.patches import MASTER_KEY, CheckpointError
 from tests.conftest import save_llama
 from tests.support.helpers import REPOSITORY, run_command
 from tests.support.running import (

@@ -12,9 +12,8 @@ import sys
 
 import pytest
 
-from lst_fairseq.data.manifest import atomic_text
 from lst_fairseq.utils import files
-from lst_fairseq.utils.files import InUse, Lock, replacing, temporary
+from lst_fairseq.utils.files import InUse, Lock, atomic_text, replacing, temporary
 from tests.support.forks import ended, fork, outcome
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from lst_fairseq.corpora.preparation import read_text
 from lst_fairseq.data.manifest import read_manifest
-from lst_fairseq.evaluation.comparison import read_curve, read_scores
+from lst_fairseq.evaluation.comparison import read_scores
 from lst_fairseq.evaluation.metrics import read_generated, read_signature
 from lst_fairseq.evaluation.report.comparison import read_comparison
+from lst_fairseq.evaluation.training_curve import read_curve
 from lst_fairseq.utils import text_files
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
 from lst_fairseq.utils.text_files import Unreadable, read_data, read_json

@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from lst_fairseq.criterions import adapter_collapse
-from lst_fairseq.evaluation.report.comparison import plot
+from lst_fairseq.evaluation.report.plots import plot
 
 _CELL, _ROW, _LEFT, _TOP = 13, 18, 150, 24
 _STYLE = """

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lst_fairseq.models.adapters.base import register_adapter
 from lst_fairseq.models.adapters.projection import ProjectedAdapter, embedding_scale
-from lst_fairseq.models.frontends.base import SpeechFrontend, padding_mask
+from lst_fairseq.models.frontends.base import SpeechFrontend
+from lst_fairseq.utils.masks import padding_mask
 
 
 @register_adapter("ctc")

@@ -213,8 +213,3 @@ def encode_by_length(
         all_features = all_features.index_copy(0, rows, padded)
         all_lengths[rows] = feature_lengths
     return all_features, all_lengths
-
-
-def padding_mask(lengths: Tensor, size: int) -> Tensor:
-    """Bool [B, size]: True where a row has content."""
-    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)

@@ -10,8 +10,9 @@ from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend
 from lst_fairseq.models.frontends.fairseq_checkpoint import load_fairseq_frontend
 from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
-from lst_fairseq.models.pretrained import in_words, model_config, model_source
+from lst_fairseq.models.pretrained import model_config, model_source
 from lst_fairseq.models.weight_files import fingerprint
+from lst_fairseq.utils.messages import in_words
 
 DEFAULTS = FrontendOptions()
 

@@ -9,12 +9,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
 from torch import Tensor, nn
 
-from lst_fairseq.models.frontends.base import (
-    FrontendOptions,
-    SpeechFrontend,
-    padding_mask,
-    register_frontend,
-)
+from lst_fairseq.models.frontends.base import FrontendOptions, SpeechFrontend, register_frontend
 from lst_fairseq.models.frontends.fairseq_settings import (
     checkpoint_settings,
     encoder_settings,
@@ -23,6 +18,7 @@ from lst_fairseq.models.frontends.fairseq_settings import (
 )
 from lst_fairseq.models.frontends.pretrained_frontend import span_mask
 from lst_fairseq.models.frontends.wav2vec2 import conv_lengths, own_group_norm
+from lst_fairseq.utils.masks import padding_mask
 
 CTC_HEAD = "w2v_encoder.proj."
 #: <s>, the dictionary's first symbol (fairseq/tasks/audio_finetuning.py:123, hubert_pretraining.py:127).

@@ -14,8 +14,9 @@ from fairseq.dataclass import FairseqDataclass
 from omegaconf import OmegaConf
 
 from lst_fairseq.models.frontends.base import beyond_reason, check_rate
-from lst_fairseq.patches import UNREADABLE
 from lst_fairseq.utils.checksums import check_records
+from lst_fairseq.utils.messages import one_line
+from lst_fairseq.utils.read_errors import UNREADABLE
 
 #: fairseq's name of a model -> where the encoder's parameters are in its checkpoint, and the frontend's kind.
 MODELS = {
@@ -45,7 +46,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except UNREADABLE as error:
         if getattr(error, "filename", None):  # cannot be opened, and says which
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise ValueError(
             f"--speech-encoder {path}: not a complete checkpoint, perhaps truncated ({reason}); copy it again"
         ) from None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SAMPLE_RATE = 16_000
+from lst_fairseq.data.audio import SAMPLE_RATE
 
 # Kaldi's analysis: 25 ms frames every 10 ms, padded to the next power of two for the FFT.
 KALDI_FRAME = 400

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lst_fairseq.models.frontends.base import padding_mask, register_frontend
+from lst_fairseq.models.frontends.base import register_frontend
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
+from lst_fairseq.utils.masks import padding_mask
 
 #: Added to the variance by Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm.
 VARIANCE_FLOOR = 1e-7

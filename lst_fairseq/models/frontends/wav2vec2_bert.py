@@ -4,9 +4,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lst_fairseq.models.frontends.base import padding_mask, register_frontend
+from lst_fairseq.models.frontends.base import register_frontend
 from lst_fairseq.models.frontends.log_mel import KALDI_FRAME, KALDI_HOP, kaldi_log_mel
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend
+from lst_fairseq.utils.masks import padding_mask
 
 
 @register_frontend("wav2vec2-bert")

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lst_fairseq.models.frontends.base import padding_mask, register_frontend
+from lst_fairseq.models.frontends.base import register_frontend
 from lst_fairseq.models.frontends.log_mel import whisper_log_mel
 from lst_fairseq.models.frontends.pretrained_frontend import PretrainedFrontend, span_mask
+from lst_fairseq.utils.masks import padding_mask
 
 
 @register_frontend("whisper")

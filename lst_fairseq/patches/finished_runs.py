@@ -1,31 +1,24 @@
 """Repairs of fairseq that concern a run as a whole: its end, its folder and its time.
 
-Line numbers are those of fairseq-fixed 0.12.3.1. ``patches.apply`` applies them with the others.
+Line numbers are those of fairseq-fixed 0.12.3.1. ``repairs.py`` lists them with the others.
 """
 
 import functools
 import logging
 import math
 import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fairseq import checkpoint_utils, trainer
+from fairseq import checkpoint_utils
 from fairseq.trainer import Trainer
-
-from lst_fairseq.utils.files import InUse, Lock, remove
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE = ".lock"
 #: In a checkpoint's extra state: what fairseq_cli/train.py:197 keeps for --patience.
 EARLY_STOP_KEY = "lst_early_stop"
 #: Names under which fairseq_cli/train.py is in memory: run as a program, or imported.
 _TRAIN_MODULES = ("__main__", "fairseq_cli.train")
-
-_lock: Lock | None = None
 
 
 class _NothingToDo(Exception):
@@ -129,69 +122,3 @@ def _why_finished(trainer: Trainer, state: dict[str, Any], checkpoint: Any) -> s
         patience = checkpoint.patience
         return f"its loss on the dev set is no better for {waited} times, --patience {patience}"
     return ""
-
-
-def keep_others_out() -> None:
-    """Let one run at a time write to a --save-dir, and remove what a killed one left half written.
-
-    fairseq (checkpoint_utils.py:872) only tries whether it can write there. The first process of a
-    run holds the lock until it ends, or begins another run.
-    """
-    verify = checkpoint_utils.verify_checkpoint_directory
-
-    @functools.wraps(verify)
-    def verify_checkpoint_directory(save_dir: str) -> None:
-        folder = Path(save_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = _hold(folder)
-            verify(save_dir)
-        except InUse as error:
-            raise SystemExit(f"error: {error}") from None
-        except OSError as error:
-            what = f"--save-dir {save_dir}: cannot be written ({error.strerror or error})"
-            raise SystemExit(f"error: {what}; name a folder that can be") from None
-        if lock.is_exclusive:
-            for left in folder.glob("checkpoint*.tmp"):
-                logger.info(f"{left}: removed; a run that was killed left it half written")
-                remove(left)
-
-    checkpoint_utils.verify_checkpoint_directory = verify_checkpoint_directory
-
-
-def _hold(folder: Path) -> Lock:
-    """The lock of a --save-dir; this process has it already if it trained there before."""
-    global _lock
-    path = folder / LOCK_FILE
-    if _lock is None or not _lock.is_of(path):
-        release_save_dir()
-        _lock = Lock(
-            path,
-            f"--save-dir {folder}",
-            "wait until that one has ended, end it, or give this run another --save-dir",
-        )
-    return _lock
-
-
-def release_save_dir() -> None:
-    """Let other processes train into the folder of this process's last run."""
-    global _lock
-    if _lock is not None:
-        _lock.release()
-        _lock = None
-
-
-def measure_by_a_steady_clock() -> None:
-    """Count a run's time, which --stop-time-hours limits, by a clock that nobody sets.
-
-    trainer.py:171 takes the time of day: a clock that is put right by an hour ends a run an hour
-    too early or too late.
-    """
-    trainer.time = SimpleNamespace(time=time.monotonic)
-
-
-def apply() -> None:
-    """Apply all of them."""
-    leave_finished_runs_alone()
-    keep_others_out()
-    measure_by_a_steady_clock()

@@ -9,10 +9,10 @@ import torch
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from omegaconf import OmegaConf
 
-from lst_fairseq import patches
 from lst_fairseq.errors import CheckpointError
+from lst_fairseq.patches import repairs
 
-patches.apply()
+repairs.apply()
 
 
 def optimizer() -> FairseqAdam:

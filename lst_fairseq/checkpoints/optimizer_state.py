@@ -1,36 +1,23 @@
 """An optimiser's state after a checkpoint was read into it: is all there that the next update needs?"""
 
-import functools
 from collections.abc import Mapping
 from numbers import Number
 from typing import Any
 
 import torch
-from fairseq.optim import FairseqOptimizer
 from fairseq.optim.adam import Adam
 from torch import Tensor
 
 from lst_fairseq.errors import CheckpointError
 
+#: In an optimiser's state: the fp32 master weights of --fp16 and --bf16 training.
+MASTER_KEY = "lst_fp32_params"
 #: Moments of Adam in each of its versions, of a parameter's shape.
 MOMENTS = ("exp_avg", "exp_avg_sq")
 REMEDY = (
     "copy the checkpoint again from where it is whole, use an earlier one from the same folder, or "
     "give --reset-optimizer"
 )
-
-
-def install() -> None:
-    """Look at an optimiser's state when it is read; what it lacks would otherwise end the first update."""
-    load_state_dict = FairseqOptimizer.load_state_dict
-
-    @functools.wraps(load_state_dict)
-    def load_checked_state_dict(self: FairseqOptimizer, *args: Any, **kwargs: Any) -> None:
-        settings = {name: value for name, value in self.param_groups[0].items() if name != "params"}
-        load_state_dict(self, *args, **kwargs)
-        check_moments(self.optimizer, settings)
-
-    FairseqOptimizer.load_state_dict = load_checked_state_dict
 
 
 def check_moments(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]) -> None:

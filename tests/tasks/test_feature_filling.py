@@ -14,6 +14,7 @@ import torch
 from lst_fairseq.data import feature_cache
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.feature_cache import FeatureCache
+from lst_fairseq.tasks import feature_filling
 from tests.support.helpers import SENTENCES, batch_of, build, write_tsv
 
 
@@ -48,14 +49,14 @@ def test_second_run_encodes_nothing(
     corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     cached_task(corpus, backbones, tmp_path)
-    monkeypatch.setattr(feature_cache, "_batches", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(feature_filling, "_batches", lambda *_: pytest.fail("encoded again"))
     cached_task(corpus, backbones, tmp_path)
 
 
 def test_interrupted_run_goes_on(
     corpus: Path, backbones: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(feature_cache, "BATCH_SECONDS", 3)
+    monkeypatch.setattr(feature_filling, "BATCH_SECONDS", 3)
     write, written = FeatureCache.write, []
 
     def stopped(self: FeatureCache, features: dict[int, torch.Tensor | None]) -> None:
