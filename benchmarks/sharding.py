@@ -305,7 +305,7 @@ def sent_parameters(world_size: int, group: int) -> float:
 
 
 def plan(world_size: int, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, int]]:
-    """What a process holds, by lst_fairseq.planning.activations: parameters, gradients, states."""
+    """What a process holds, by lst_fairseq.planning.estimate: parameters, gradients, states."""
     with deferred_weights():
         model = build(args, folder)
     sharding = Sharding(args.shard_frozen, reshard=not args.no_reshard_after_forward, accumulates=False)

@@ -44,7 +44,7 @@ def explained_failure(error: Exception, filenames: list[str]) -> Exception:
 
 
 def _explained_os_error(error: OSError, filenames: list[str]) -> OSError:
-    """fairseq says of a file that is not there no more than that (checkpoint_utils.py:454)."""
+    """fairseq says of a file that is not there no more than that (checkpoint_utils.py:448)."""
     if str(error).startswith("Model file not found"):
         name = next((name for name in filenames if str(error).endswith(name)), filenames[0])
         return missing(name)

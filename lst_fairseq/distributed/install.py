@@ -27,7 +27,7 @@ def install() -> None:
 
     @contextmanager
     def fsdp_enable_wrap(cfg: Any) -> Iterator[None]:
-        """Build without weights (fairseq_cli/train.py:91); without fairscale, the trainer says that it is missing."""
+        """Build without weights (fairseq_cli/train.py:93); without fairscale, the trainer says that it is missing."""
         from lst_fairseq.models.llm.meta_device import deferred_weights
 
         with ExitStack() as stack:

@@ -3,7 +3,7 @@
     python -m lst_fairseq.distributed.launch ARGUMENTS-OF-FAIRSEQ-TRAIN
 
 fairseq's own guesses take the number of visible GPUs for the number of processes, so that nodes with one GPU each train
-alone, and cannot do without GPUs (distributed/utils.py:52, :92). Here rank, number of processes and meeting point come
+alone, and cannot do without GPUs (distributed/utils.py:66, :91). Here rank, number of processes and meeting point come
 from the launcher's environment and are given to fairseq-train as flags.
 """
 

@@ -135,7 +135,7 @@ def open_store(init_method: str, rank: int, world_size: int, timeout: float) -> 
 
 
 def join(cfg: Any) -> None:
-    """Compare notes and start the process group; fairseq's own start then finds it there (distributed/utils.py:271)."""
+    """Compare notes and start the process group; fairseq's own start then finds it there (distributed/utils.py:273)."""
     settings = cfg.distributed_training
     rank, world_size = settings.distributed_rank, settings.distributed_world_size
     timeout = cfg.task.startup_timeout

@@ -48,9 +48,7 @@ class ShardedTrainer(Trainer):
         check_settings(cfg, criterion, quantizer)
         _ensure_process_group(cfg)
         plain = copy.deepcopy(cfg)
-        with open_dict(
-            plain
-        ):  # the precision is the engine's affair (trainer.py:91), and so is offloading (trainer.py:81)
+        with open_dict(plain):  # precision and offloading are the engine's affair (trainer.py:96, :90)
             plain.common.fp16 = plain.common.bf16 = False
             plain.distributed_training.cpu_offload = False
         super().__init__(plain, task, model, criterion, quantizer)
@@ -99,7 +97,7 @@ class ShardedTrainer(Trainer):
         return self._criterion
 
     def _build_optimizer(self) -> None:
-        """As trainer.py:320, over this process's parts, which are fp32: they are their own master weights."""
+        """As trainer.py:319, over this process's parts, which are fp32: they are their own master weights."""
         optimizer = optim.build_optimizer(self.cfg.optimizer, self.sharded.parts)
         if not optimizer.supports_flat_params:
             raise ValueError(
@@ -185,7 +183,7 @@ class ShardedTrainer(Trainer):
         optimizer_overrides: dict[str, Any] | None = None,
         reset_meters: bool = False,
     ) -> dict[str, Any] | None:
-        """As trainer.py:467, of whole and sharded checkpoints of any number of processes.
+        """As trainer.py:465, of whole and sharded checkpoints of any number of processes.
 
         Raises:
             CheckpointError: it cannot be read or does not fit, or processes were told different things.
@@ -354,7 +352,7 @@ def start_watch(cfg: Any, timeout: float) -> Watch | None:
 
 
 def _ensure_process_group(cfg: Any) -> None:
-    """A process alone is a group of one; fairseq starts groups for several only (distributed/utils.py:50)."""
+    """A process alone is a group of one; fairseq starts groups for several only (distributed/utils.py:54)."""
     if not torch.distributed.is_initialized():
         cuda = torch.cuda.is_available() and not cfg.common.cpu
         torch.distributed.init_process_group(

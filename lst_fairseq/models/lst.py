@@ -252,7 +252,7 @@ def _source(path: str, flag: str, may_be_gone: bool = False) -> dict[str, str]:
 def _register_architecture(name: str) -> None:
     def architecture(cfg: Any) -> None:
         apply_architecture(cfg, name)
-        # options.py:203 takes --bf16 for a TPU; this function runs after it.
+        # options.py:201 takes --bf16 for a TPU; this function runs after it.
         if getattr(cfg, "bf16", False):
             cfg.tpu = False
         # fp16_optimizer.py:33 asks for the current CUDA device when it flattens gradients.

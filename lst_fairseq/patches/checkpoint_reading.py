@@ -26,7 +26,7 @@ from lst_fairseq.utils.checksums import check_records
 
 
 def allow_checkpoint_types() -> None:
-    """Let torch >= 2.6 read fairseq's checkpoints with weights only (checkpoint_utils.py:352 calls torch.load plainly).
+    """Let torch >= 2.6 read fairseq's checkpoints with weights only (checkpoint_utils.py:340 calls torch.load plainly).
 
     These are plain containers: an OmegaConf configuration, the Namespace in which fairseq's older tasks (and so its
     speech_to_text baselines) keep their settings, the dictionaries and numpy numbers of published speech encoders, and
@@ -106,7 +106,7 @@ def look_at_settings_first() -> None:
 
 
 def name_unreadable_checkpoints() -> None:
-    """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:318 names neither)."""
+    """Name the file and the remedy when a checkpoint cannot be read (checkpoint_utils.py:306 names neither)."""
     load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)

@@ -29,7 +29,7 @@ def explain_failed_saves() -> None:
 def copy_checkpoints_atomically() -> None:
     """Copy beside and rename, so that a kill while checkpoint_last.pt is replaced cannot leave half of it.
 
-    checkpoint_utils.py:124 copies the first file written over the others through PathManager.copy (file_io.py:76).
+    checkpoint_utils.py:139 copies the first file written over the others through PathManager.copy (file_io.py:76).
     """
     copy = file_io.PathManager.copy
 

@@ -15,7 +15,7 @@ from fairseq.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-#: In a checkpoint's extra state: what fairseq_cli/train.py:197 keeps for --patience.
+#: In a checkpoint's extra state: what fairseq_cli/train.py:242 keeps for --patience.
 EARLY_STOP_KEY = "lst_early_stop"
 #: Names under which fairseq_cli/train.py is in memory: run as a program, or imported.
 _TRAIN_MODULES = ("__main__", "fairseq_cli.train")
@@ -28,7 +28,7 @@ class _NothingToDo(Exception):
 class _NoEpochs:
     """Stands for the training data of a run that is over, which are not even read."""
 
-    #: `while epoch_itr.next_epoch_idx <= max_epoch` (train.py:150) is false for every --max-epoch.
+    #: `while epoch_itr.next_epoch_idx <= max_epoch` (train.py:195) is false for every --max-epoch.
     next_epoch_idx = math.nan
 
     def __init__(self, epoch: int):
@@ -39,8 +39,8 @@ def leave_finished_runs_alone() -> None:
     """Do nothing where nothing is left to do: a run that had ended made one more update.
 
     fairseq looks at --max-update, --stop-time-hours and --patience only after an update
-    (train.py:287), saves what it finds after it, and has forgotten by then how long --patience has
-    waited (train.py:197).
+    (train.py:389), saves what it finds after it, and has forgotten by then how long --patience has
+    waited (train.py:242).
     """
     load_checkpoint, save_checkpoint = checkpoint_utils.load_checkpoint, Trainer.save_checkpoint
 
@@ -67,7 +67,7 @@ def leave_finished_runs_alone() -> None:
             return load_checkpoint(cfg, trainer, **passed_on)
         except _NothingToDo as finished:
             logger.info(finished)
-            trainer.cfg.dataset.disable_validation = True  # train.py:138 would read all of it once
+            trainer.cfg.dataset.disable_validation = True  # train.py:181 would read all of it once
             return found[0], _NoEpochs(found[0]["train_iterator"]["epoch"])
         finally:
             del trainer.load_checkpoint

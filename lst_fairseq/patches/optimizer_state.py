@@ -13,7 +13,7 @@ from lst_fairseq.errors import CheckpointError
 def keep_master_weights() -> None:
     """Save the fp32 master weights of --fp16 and --bf16 training with the optimiser, and restore them.
 
-    fp16_optimizer.py:70 leaves them out, so that a resumed run goes on from rounded weights.
+    fp16_optimizer.py:80 leaves them out, so that a resumed run goes on from rounded weights.
     """
     mixin = fp16_optimizer._FP16OptimizerMixin
     state_dict, load_state_dict = mixin.state_dict, mixin.load_state_dict

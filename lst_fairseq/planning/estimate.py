@@ -13,7 +13,7 @@ from lst_fairseq.planning.activations import Batch, activations
 
 ENGINES = ("legacy_ddp", "fully_sharded")
 HALVES = ("bf16", "fp16")
-#: legacy_distributed_data_parallel.py:35: elements of the buffer in which gradients are summed over GPUs.
+#: legacy_distributed_data_parallel.py:41: elements of the buffer in which gradients are summed over GPUs.
 DDP_BUFFER = 2**28
 ADAM_STATES = 2
 

@@ -10,7 +10,6 @@ compared for small files, and is there for `sha256sum` and the hub.
 """
 
 import hashlib
-import json
 import os
 import stat
 import zipfile
@@ -215,15 +214,3 @@ def parse_checksums(entries: Any) -> dict[str, Checksum]:
     return {name: Checksum.parse(entry) for name, entry in entries.items()}
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        ValueError: it cannot be read; names the file.
-        OSError: it cannot be opened.
-    """
-    try:
-        check_regular(path)
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, Damaged) as error:
-        raise ValueError(f"{path}: no JSON that can be read ({error}); copy it again") from None

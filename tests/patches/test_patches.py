@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fairseq
 import pytest
 import torch
 from fairseq import checkpoint_utils, file_io, trainer
@@ -44,6 +45,39 @@ def test_they_are_applied_once():
             function, layers[i] = function.__wrapped__, layers[i] + 1
     # Settings are looked at; then errors name the file; then directories are read, too.
     assert layers == [3, 1, 2]
+
+
+#: What stands in each line that makes a repair necessary.
+LINES = {
+    "checkpoint_utils.py:139": "PathManager.copy(",
+    "checkpoint_utils.py:306": "def load_checkpoint_to_cpu",
+    "checkpoint_utils.py:340": "torch.load(",
+    "checkpoint_utils.py:419": "def load_model_ensemble_and_task",
+    "checkpoint_utils.py:511": "model.load_state_dict(",
+    "checkpoint_utils.py:578": "def torch_persistent_save",
+    "checkpoint_utils.py:872": "def verify_checkpoint_directory",
+    "data/iterators.py:459": "iterations_in_epoch",
+    "fairseq_cli/train.py:242": "should_stop_early",
+    "fairseq_cli/train.py:389": "num_updates >= max_update",
+    "file_io.py:76": "shutil.copyfile",
+    "optim/fairseq_optimizer.py:87": "self.optimizer.load_state_dict",
+    "optim/fp16_optimizer.py:80": "def state_dict",
+    "trainer.py:171": "time.time()",
+    "trainer.py:596": "except Exception",
+    "trainer.py:897": "sample_size",
+    "trainer.py:1591": "def _catalog_shared_params",
+    "utils.py:503": "import_models(",
+}
+
+
+def test_the_table_names_the_lines_that_make_repairs_necessary() -> None:
+    assert {line for repair in repairs.REPAIRS for line in repair.lines.split(", ")} == set(LINES)
+    package = Path(fairseq.__file__).parent
+    for place, fragment in LINES.items():
+        name, _, number = place.partition(":")
+        folder = package.parent if name.startswith("fairseq_cli/") else package
+        assert fragment in (folder / name).read_text(encoding="utf-8").splitlines()[int(number) - 1], place
+    assert [repair.apply.__name__ for repair in repairs.REPAIRS if len(repair.why) < 20] == []
 
 
 @pytest.mark.parametrize(
