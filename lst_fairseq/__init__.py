@@ -10,9 +10,10 @@ The system: "Tuning Large Language Model for End-to-end Speech Translation" (arX
 """
 
 import sys
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["register"]
+__all__ = ["DecodingOptions", "Translator", "register"]
 
 
 def register() -> None:
@@ -24,6 +25,15 @@ def register() -> None:
     from lst_fairseq import plugin
 
     plugin.register()
+
+
+def __getattr__(name: str) -> Any:
+    """``Translator`` and its options, imported when they are asked for: they import PyTorch and fairseq."""
+    if name not in ("DecodingOptions", "Translator"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lst_fairseq.generation import translator
+
+    return getattr(translator, name)
 
 
 if "fairseq" in sys.modules:

@@ -175,6 +175,21 @@ def test_user_dir_from_another_folder(tmp_path, capsys):
     assert result.returncode == 1 and "nowhere: no such folder of manifests" in result.stderr.splitlines()[-1]
 
 
+FROM_THE_PACKAGE = """
+import sys
+import lst_fairseq
+assert not {"torch", "fairseq"} & set(sys.modules)
+from lst_fairseq import DecodingOptions, Translator
+from lst_fairseq.generation import translator
+assert Translator is translator.Translator and DecodingOptions is translator.DecodingOptions
+assert not hasattr(lst_fairseq, "Translators")
+"""
+
+
+def test_the_package_offers_the_translator_and_imports_it_late(tmp_path):
+    subprocess.run([sys.executable, "-c", FROM_THE_PACKAGE], cwd=tmp_path, check=True)
+
+
 def test_version():
     assert lst_fairseq.__version__.count(".") == 2
     assert f'version="{lst_fairseq.__version__}"' in (REPOSITORY / "setup.py").read_text(encoding="utf-8")

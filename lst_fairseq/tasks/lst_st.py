@@ -18,8 +18,9 @@ from fairseq.tasks.speech_to_text import SpeechToTextTask
 
 from lst_fairseq.data.audio import SAMPLE_RATE, Segment, audio_info, segment_samples
 from lst_fairseq.data.data_cfg import LstDataConfig
-from lst_fairseq.data.dataset import LengthRule, LstDataset
+from lst_fairseq.data.dataset import LstDataset
 from lst_fairseq.data.dictionary import LlmDictionary
+from lst_fairseq.data.lengths import LengthRule
 from lst_fairseq.data.manifest import Manifest, Row, read_manifest
 from lst_fairseq.data.prompt import (
     COT_SEPARATOR,

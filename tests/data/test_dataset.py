@@ -14,7 +14,7 @@ from fairseq.data.audio.waveform_transforms import AudioWaveformTransform, regis
 
 from lst_fairseq.data.audio import AudioError
 from lst_fairseq.data.data_cfg import LstDataConfig
-from lst_fairseq.data.dataset import LengthRule
+from lst_fairseq.data.lengths import LengthRule
 from tests.conftest import save_llama
 from tests.support.helpers import SENTENCES, fed_lengths, write_tsv
 from tests.support.running import spoil, train_configuration, write_split
