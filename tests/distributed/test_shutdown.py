@@ -127,7 +127,7 @@ def test_a_thread_that_reads_ahead_aborts_no_finished_run(tmp_path):
 PROGRAM = """
 import multiprocessing, sys, threading
 import torch
-from lst_fairseq import launch
+from lst_fairseq.distributed import launch
 
 status = 0
 try:
