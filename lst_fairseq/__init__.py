@@ -2,8 +2,8 @@
 
 Imported where fairseq is imported already, which ``--user-dir lst_fairseq`` does, the package
 registers the task ``lst_st``, the model ``lst`` with its architectures and the criterion
-``lst_cross_entropy``, and applies the few repairs of fairseq listed in ``patches``. Imported
-before fairseq it does nothing until :func:`register` is called: this package's own programs check
+``lst_cross_entropy``, and applies the few repairs of fairseq listed in ``patches/repairs.py``.
+Imported before fairseq it does nothing until :func:`register` is called: this package's own programs check
 their arguments in less than a second, and fairseq takes some five to import.
 
 The system: "Tuning Large Language Model for End-to-end Speech Translation" (arXiv 2310.02050).
@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["DecodingOptions", "Translator", "register"]
+__all__ = ["register"]
 
 
 def register() -> None:

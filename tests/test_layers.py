@@ -1,6 +1,7 @@
 """The rooms of the package stand in one order, and a module imports only what stands before it."""
 
 import ast
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -28,6 +29,10 @@ ROOMS = (
     "plugin",
     "cli",
 )
+#: What the package itself offers to its own modules. ``register`` leads to ``plugin``, and is for anyone to call.
+FACE = ("register", "__file__", "__version__")
+#: Folders of the repository that a wheel does not have.
+OUTSIDE = ("benchmarks", "examples", "scripts", "tests")
 
 
 def modules_of(package: Path) -> dict[str, Path]:
@@ -39,49 +44,61 @@ def modules_of(package: Path) -> dict[str, Path]:
     return found
 
 
-def imported(path: Path, modules: dict[str, Path]) -> dict[str, int]:
-    """The package's modules that a file imports, wherever in it, with the line of each."""
-    found: dict[str, int] = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def names_in(path: Path) -> Iterator[tuple[str, int]]:
+    """Dotted names that a file imports, names by ``a.b.c``, or has as a text, with the line of each."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    inner = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: say the whole name of the module"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            module = name if name in modules else name.rpartition(".")[0]
-            if module in modules:
-                found.setdefault(module, node.lineno)
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and id(node) not in inner:
+            yield ast.unparse(node), node.lineno
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # for importlib, perhaps
+            yield node.value, node.lineno
+
+
+def imported(path: Path, modules: dict[str, Path], face: str) -> dict[str, int]:
+    """The package's modules that a file needs, wherever in it, with the line of each.
+
+    The package itself is not among them, unless the file takes something else from it than its ``FACE``.
+    """
+    found: dict[str, int] = {}
+    for name, line in names_in(path):
+        if name.split(".")[0] in OUTSIDE and "." in name and " " not in name:
+            found.setdefault(name, line)
+        module, rest = name, ""
+        while module and module not in modules:
+            module, _, rest = module.rpartition(".")
+        if module and (module != face or rest not in (*FACE, "")):
+            found.setdefault(module, line)
     return found
 
 
-def room_of(module: str) -> str:
-    return module.split(".")[1]
+def floor_of(module: str, face: str) -> int:
+    """The place of a module's room; the package itself, and what stands outside of it, is above all."""
+    room = module.split(".")[1] if module.startswith(f"{face}.") else ""
+    return ROOMS.index(room) if room else len(ROOMS)
 
 
 def arrows_back(package: Path) -> list[str]:
-    """Imports of what stands later, as ``FILE:LINE: ROOM imports MODULE``.
-
-    Not of the package itself: ``register``, which leads to ``plugin``, is for anyone to call.
-    """
-    modules = modules_of(package)
-    face = package.name
+    """Imports of what stands later, as ``FILE:LINE: ROOM imports MODULE``."""
+    modules, face = modules_of(package), package.name
     return [
-        f"{path.relative_to(package.parent)}:{line}: {room_of(module)} imports {other}"
+        f"{path.relative_to(package.parent)}:{line}: {module.split('.')[1]} imports {other}"
         for module, path in modules.items()
         if module != face
-        for other, line in imported(path, modules).items()
-        if other != face and ROOMS.index(room_of(other)) > ROOMS.index(room_of(module))
+        for other, line in imported(path, modules, face).items()
+        if floor_of(other, face) > floor_of(module, face)
     ]
 
 
 def order_of(package: Path) -> list[str]:
     """Every module after those that it imports; CycleError where two need each other."""
-    modules = modules_of(package)
-    face = package.name
-    graph = {m: set(imported(path, modules)) - {face, m} for m, path in modules.items() if m != face}
+    modules, face = modules_of(package), package.name
+    graph = {m: set(imported(path, modules, face)) - {m} for m, path in modules.items() if m != face}
     return list(TopologicalSorter(graph).static_order())
 
 
@@ -105,27 +122,45 @@ def test_the_tests_have_the_same_rooms() -> None:
     assert [room for room in sorted(rooms) if not list((REPOSITORY / "tests" / room).rglob("test_*.py"))] == []
 
 
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A package with two rooms."""
+    for name in ("__init__", "utils/__init__", "models/__init__", "models/lst"):
+        write(tmp_path / f"house/{name}.py", "")
+    return tmp_path / "house"
+
+
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
-def test_an_arrow_back_is_found_at_the_top_of_a_file_and_within_a_function(tmp_path: Path) -> None:
-    package = tmp_path / "house"
-    for name in ("__init__", "utils/__init__", "models/__init__", "models/lst"):
-        write(package / f"{name}.py", "")
-    write(package / "utils/files.py", "import os\n\ndef late():\n    from house.models import lst\n")
-    write(package / "utils/masks.py", "from house.models.lst import Model\nimport house\n")
-    assert arrows_back(package) == [
-        "house/utils/files.py:4: utils imports house.models.lst",
-        "house/utils/masks.py:1: utils imports house.models.lst",
-    ]
+@pytest.mark.parametrize(
+    ("text", "found"),
+    {
+        "from house.models.lst import Model": "house.models.lst",
+        "from house.models import lst": "house.models.lst",
+        "def late():\n    import house.models.lst": "house.models.lst",
+        "import house\nprint(house.models.lst.Model)": "house.models.lst",
+        "import importlib\nimportlib.import_module('house.models.lst')": "house.models.lst",
+        "from house import Translator": "house",
+        "from tests.helpers import build": "tests.helpers.build",
+    }.items(),
+)
+def test_an_arrow_back_is_found(text: str, found: str, house: Path) -> None:
+    write(house / "utils/files.py", text)
+    line = len(text.splitlines())
+    assert arrows_back(house) == [f"house/utils/files.py:{line}: utils imports {found}"]
 
 
-def test_a_circle_is_found(tmp_path: Path) -> None:
-    package = tmp_path / "house"
-    for name, text in {"__init__": "", "utils/__init__": "", "utils/a": "import house.utils.b"}.items():
-        write(package / f"{name}.py", text)
-    write(package / "utils/b.py", "def late():\n    import house.utils.a\n")
+def test_what_the_package_offers_is_for_anyone(house: Path) -> None:
+    write(house / "utils/files.py", "import house\nfrom house import register\nprint(house.__file__)")
+    write(house / "models/encoder.py", "import os\nfrom house.utils.files import replacing")
+    assert arrows_back(house) == []
+
+
+def test_a_circle_is_found(house: Path) -> None:
+    write(house / "utils/a.py", "import house.utils.b")
+    write(house / "utils/b.py", "def late():\n    import house.utils.a\n")
     with pytest.raises(CycleError):
-        order_of(package)
+        order_of(house)

@@ -74,7 +74,7 @@ print(*set(sys.modules) - before)
 
 
 def test_registering_imports_no_more_than_every_command_needs(tmp_path):
-    """As fairseq-train registers: by --user-dir, which would also import each file of a folder called models."""
+    """As fairseq-train registers: by --user-dir, which would also import each file in tasks and models."""
     command = [sys.executable, "-c", USER_DIR, "--user-dir", str(REPOSITORY / "lst_fairseq")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     new = set(result.stdout.split())

@@ -40,11 +40,10 @@ from lst_fairseq.utils.checkpoint_files import (
     check_checkpoint,
     not_exported,
 )
-from lst_fairseq.utils.checksums import Checksum, differences, parse_checksums
+from lst_fairseq.utils.checksums import Checksum, differences, parse_checksums, read_model_json
 from lst_fairseq.utils.files import making
 from lst_fairseq.utils.markdown import code_span
 from lst_fairseq.utils.messages import one_line
-from lst_fairseq.utils.text_files import read_json
 
 FORMAT = 1
 #: File of each module that is stored as it is, and where the module lies in the model.
@@ -177,9 +176,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
     """Content of lst.json, its ``record`` parsed, after a comparison of the directory's files with its table."""
     path = directory / SETTINGS_FILE
     try:
-        if not path.is_file():
-            raise not_exported(directory, f"it has no file {SETTINGS_FILE}")
-        settings = read_json(path, "copy it again")
+        settings = read_model_json(path)
         if not isinstance(settings, dict):
             raise ValueError(f"{path}: a {type(settings).__name__} and not an object")
         if settings.get("format") != FORMAT:

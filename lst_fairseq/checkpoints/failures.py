@@ -1,4 +1,4 @@
-"""Errors of using what a checkpoint holds, with the file and what to do."""
+"""Errors of reading and using checkpoints, with the file and what to do."""
 
 import contextlib
 import os

@@ -17,7 +17,7 @@ MOST_CHARACTERS = 100_000
 REMEDY = "use a file that fairseq-train or scripts/export.py wrote with this plugin"
 
 
-def refused(path: str, setting: str, reason: str) -> CheckpointError:
+def refused_setting(path: str, setting: str, reason: str) -> CheckpointError:
     """The error for one setting of a file."""
     return CheckpointError(f"{path}: refused, its setting {setting[:200]!r} {reason}; {REMEDY}")
 
@@ -50,7 +50,7 @@ class _Reader:
     def read(self, value: Any, setting: str, levels: int) -> Any:
         self.left -= 1
         if self.left < 0 or levels < 0:
-            raise refused(
+            raise refused_setting(
                 self.path,
                 setting,
                 "is one of more, or more deeply nested ones, than a checkpoint has",
@@ -72,7 +72,7 @@ class _Reader:
             return self._mapping(value, setting, levels)
         if isinstance(value, list | tuple):
             return [self.read(inner, f"{setting}.{i}", levels - 1) for i, inner in enumerate(value)]
-        raise refused(
+        raise refused_setting(
             self.path,
             setting,
             f"is of the type {type(value).__name__}, and no text, number or list",
@@ -80,21 +80,21 @@ class _Reader:
 
     def _text(self, text: str, setting: str) -> str:
         if "${" in text and not (self.references and ":" not in text):
-            raise refused(
+            raise refused_setting(
                 self.path,
                 setting,
                 f"is {shown(text)}, and ${{...}} stands for something else, such as an environment variable, which "
                 "no file may ask for",
             )
         if len(text) > MOST_CHARACTERS:
-            raise refused(self.path, setting, f"has {len(text):,} characters")
+            raise refused_setting(self.path, setting, f"has {len(text):,} characters")
         return str(text)
 
     def _mapping(self, values: dict[Any, Any], setting: str, levels: int) -> dict[str, Any]:
         read = {}
         for key, value in values.items():
             if not isinstance(key, str):
-                raise refused(self.path, setting, f"has a name that is no text, {shown(key)}")
+                raise refused_setting(self.path, setting, f"has a name that is no text, {shown(key)}")
             read[self._text(key, setting)] = self.read(
                 value, f"{setting}.{key}" if setting else key, levels - 1
             )

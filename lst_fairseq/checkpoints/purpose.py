@@ -3,6 +3,8 @@
 ``checkpoint_utils.load_checkpoint_to_cpu`` (line 306) reads a file and at once resolves and converts the settings in
 it; ``load_model_ensemble_and_task`` (line 419) builds what they name. ``patches/checkpoint_reading.py`` does the first
 anew, with a look at the settings before anything is made of them, and lets the second say what the file is read for.
+
+The task's class is fairseq's to tell, by name: the plugin has to be registered.
 """
 
 from collections.abc import Iterator

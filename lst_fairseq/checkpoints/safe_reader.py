@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
 from lst_fairseq.errors import CheckpointError
-from lst_fairseq.utils.messages import one_line, with_type
+from lst_fairseq.utils.messages import end_of, one_line
 
 #: All that the index of a folder of tensors is made of, as torch 2.13 writes it. ``BytesStorageMetadata`` is not among
 #: them: it stands for something pickled, which torch would unpickle with no regard to what is in it.
@@ -147,6 +147,6 @@ def readable_shards(folder: pathlib.Path) -> Iterator[None]:
         if isinstance(cause, CheckpointError):
             raise CheckpointError(str(cause)) from None
         raise CheckpointError(
-            f"{folder}: shards that cannot be read ({with_type(cause)}); copy the folder again from "
+            f"{folder}: shards that cannot be read ({end_of(cause)}); copy the folder again from "
             "where it is whole, or use an earlier checkpoint"
         ) from error

@@ -15,7 +15,7 @@ from fairseq.models.speech_to_text.s2t_transformer import S2TTransformerModel
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
-from lst_fairseq.checkpoints.plain import MOST_CHARACTERS, plain, refused
+from lst_fairseq.checkpoints.plain import MOST_CHARACTERS, plain, refused_setting
 from lst_fairseq.checkpoints.purpose import S2T_TASK, TASK, current
 from lst_fairseq.checkpoints.values import check_section, check_value
 from lst_fairseq.errors import CheckpointError
@@ -64,7 +64,7 @@ def as_data(path: str, state: dict[str, Any], references: bool = False) -> dict[
         if state.get(name) is not None:
             state[name] = plain(path, state[name], name, references)
             if not isinstance(state[name], kind):
-                raise refused(path, name, "is no group of settings")
+                raise refused_setting(path, name, "is no group of settings")
     return state
 
 
@@ -129,7 +129,7 @@ def _check_own(path: str, state: Mapping[str, Any]) -> None:
     model = _section(state, "model")
     known = [name for name, cls in ARCH_MODEL_REGISTRY.items() if cls is LstModel]
     if model.get("_name") not in known:
-        raise refused(
+        raise refused_setting(
             path,
             "model._name",
             f"is {shown(model.get('_name'))}, and should be one of {', '.join(known)}",
@@ -171,7 +171,7 @@ def _check_s2t(path: str, state: Mapping[str, Any]) -> None:
         _refuse_evaluated(path, section)
         sizes = {n: v for n, v in section.items() if n.startswith(("encoder_", "decoder_", "conv_"))}
         if name := beyond_reason(sizes):
-            raise refused(path, name, f"is {shown(sizes[name])}, beyond reason")
+            raise refused_setting(path, name, f"is {shown(sizes[name])}, beyond reason")
 
 
 def _refuse_evaluated(path: str, settings: Any) -> None:
@@ -182,7 +182,7 @@ def _refuse_evaluated(path: str, settings: Any) -> None:
         settings = dict(enumerate(settings))
     for name, value in settings.items() if isinstance(settings, dict) else ():
         if str(name).endswith(EVALUATED) and value is not None:
-            raise refused(path, name, f"is {shown(value)}, which fairseq would evaluate, and should be empty")
+            raise refused_setting(path, name, f"is {shown(value)}, which fairseq would evaluate, and should be empty")
         _refuse_evaluated(path, value)
 
 
@@ -195,7 +195,7 @@ def _check_criterion(path: str, state: Mapping[str, Any]) -> None:
     if name is None:
         return
     if name not in CRITERIONS:
-        raise refused(
+        raise refused_setting(
             path, "criterion", f"is {shown(name)}, and should be one of {', '.join(CRITERIONS)}"
         )
     if state.get("args") is None:
@@ -230,7 +230,7 @@ def _check_sizes(path: str, model: Mapping[str, Any], parameters: Mapping[str, A
             )
             sizes = str(model.get(name) or 0).split(",")
             if any(int(size) > most for size in sizes):
-                raise refused(
+                raise refused_setting(
                     path,
                     f"model.{name}",
                     f"is {model[name]}, and the parameters in the file are smaller",
@@ -249,7 +249,7 @@ def check_task_state(path: str, state: Any) -> None:
     """Refuse settings beside a checkpoint's configuration (``LstTask.state_dict``) that are not what they should be."""
     own = state.get("lst", {}) if isinstance(state, dict) else None
     if not isinstance(own, dict):
-        raise refused(path, "task_state", "is no group of settings")
+        raise refused_setting(path, "task_state", "is no group of settings")
     plain(
         path,
         {name: own.get(name) for name in ("speech_encoder", "llm", "max_source_seconds")},
@@ -268,10 +268,10 @@ def check_task_state(path: str, state: Any) -> None:
 def check_prompt(path: str, setting: str, prompt: Any) -> None:
     """Refuse a prompt that is not what ``PromptSettings.as_dict`` returns."""
     if not isinstance(prompt, dict):
-        raise refused(path, setting, f"is {shown(prompt)}, and should be a group of settings")
+        raise refused_setting(path, setting, f"is {shown(prompt)}, and should be a group of settings")
     instructions = prompt.get("instructions") or {}
     if not isinstance(instructions, dict):
-        raise refused(path, f"{setting}.instructions", "should be texts by task")
+        raise refused_setting(path, f"{setting}.instructions", "should be texts by task")
     texts = {
         name: prompt.get(name) for name in ("template", "src_lang", "tgt_lang", "cot_separator")
     }
@@ -281,7 +281,7 @@ def check_prompt(path: str, setting: str, prompt: Any) -> None:
         several = isinstance(given, list) and name.startswith("instructions.")
         for text in given if several else [given]:
             if text is not None and not (isinstance(text, str) and len(text) <= MOST_CHARACTERS):
-                raise refused(path, f"{setting}.{name}", f"is {shown(text)}, and should be a text")
+                raise refused_setting(path, f"{setting}.{name}", f"is {shown(text)}, and should be a text")
 
 
 def check_frontend(path: str, setting: str, frontend: Any) -> None:
@@ -289,10 +289,10 @@ def check_frontend(path: str, setting: str, frontend: Any) -> None:
     if not isinstance(frontend, dict) or not all(
         isinstance(frontend.get(g), dict) for g in ("config", "preprocessor")
     ):
-        raise refused(path, setting, "should have the groups config and preprocessor")
+        raise refused_setting(path, setting, "should have the groups config and preprocessor")
     kind = frontend.get("kind")
     if not isinstance(kind, str) or kind not in FRONTENDS:
-        raise refused(
+        raise refused_setting(
             path,
             f"{setting}.kind",
             f"is {shown(kind)}, and should be one of {', '.join(sorted(FRONTENDS))}",
@@ -301,10 +301,10 @@ def check_frontend(path: str, setting: str, frontend: Any) -> None:
         issubclass(FRONTENDS[kind], PretrainedFrontend)
         and frontend["config"].get("model_type") != kind
     ):
-        raise refused(path, f"{setting}.config.model_type", f"should be {kind}")
+        raise refused_setting(path, f"{setting}.config.model_type", f"should be {kind}")
     if attention := foreign_attention(frontend["config"]):
         known = ", ".join(sorted(OWN_ATTENTION))
-        raise refused(
+        raise refused_setting(
             path,
             f"{setting}.config.attn_implementation",
             f"is {shown(attention)}, and should be one of {known}",
@@ -313,10 +313,10 @@ def check_frontend(path: str, setting: str, frontend: Any) -> None:
         try:
             parse_convolutions(frontend["config"]["conv_feature_layers"])
         except ValueError as error:
-            raise refused(path, f"{setting}.config", f"does not serve: {error}") from None
+            raise refused_setting(path, f"{setting}.config", f"does not serve: {error}") from None
     for group in ("config", "preprocessor"):
         if name := beyond_reason(frontend[group]):
-            raise refused(
+            raise refused_setting(
                 path,
                 f"{setting}.{group}.{name}",
                 f"is {shown(frontend[group][name])}, beyond reason",

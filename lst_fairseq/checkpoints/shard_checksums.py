@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lst_fairseq.errors import CheckpointError
-from lst_fairseq.utils.checksums import Checksum, differences, parse_checksums
-from lst_fairseq.utils.text_files import read_json
+from lst_fairseq.utils.checksums import Checksum, differences, parse_checksums, read_model_json
 
 #: In a folder of shards.
 SHARDS_FILE = "checksums.json"
@@ -34,7 +33,7 @@ def shard_faults(folder: Path, share: int = 0, shares: int = 1) -> list[str]:
     if not path.exists():
         return []
     try:
-        content = read_json(path, "copy it again")
+        content = read_model_json(path)
         if not isinstance(content, dict) or content.get("format") != SHARDS_FORMAT:
             raise ValueError(f"{path}: not of this version's format {SHARDS_FORMAT}")
         checksums = parse_checksums(content.get("files"))

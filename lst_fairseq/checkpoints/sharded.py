@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from lst_fairseq.checkpoints.failures import readable_checkpoint
-from lst_fairseq.checkpoints.plain import refused
+from lst_fairseq.checkpoints.plain import refused_setting
 from lst_fairseq.checkpoints.safe_reader import SafeReader, cause_of, read_tensors, readable_shards
 from lst_fairseq.checkpoints.settings import inspected
 from lst_fairseq.checkpoints.shard_checksums import shard_checksums, shard_faults, shards_error, write_shard_checksums
@@ -25,7 +25,7 @@ from lst_fairseq.errors import CheckpointError
 from lst_fairseq.utils.checkpoint_files import SHARDS_KEY
 from lst_fairseq.utils.checksums import check_records
 from lst_fairseq.utils.files import making
-from lst_fairseq.utils.messages import shown, with_type
+from lst_fairseq.utils.messages import end_of, shown
 
 #: Of a placeholder, which is a dictionary of this one entry.
 SHAPE_KEY = "lst_sharded_shape"
@@ -94,7 +94,7 @@ def shards_folder(path: str, state: Mapping[str, Any]) -> Path:
     """
     name = state[SHARDS_KEY]
     if not isinstance(name, str) or name != Path(name).name or name in ("", ".."):
-        raise refused(path, SHARDS_KEY, f"is {shown(name)}, and should be the name of a folder beside it")
+        raise refused_setting(path, SHARDS_KEY, f"is {shown(name)}, and should be the name of a folder beside it")
     folder = Path(path).parent / name
     if not folder.is_dir():
         raise CheckpointError(
@@ -151,7 +151,7 @@ def disassemble(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def failed_shards(partial: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
-        f"{partial}: writing a sharded checkpoint failed ({with_type(cause_of(error))}); those written "
+        f"{partial}: writing a sharded checkpoint failed ({end_of(cause_of(error))}); those written "
         "before are untouched: free some space, or set another --save-dir that all processes see, "
         "and run the same command again to go on"
     )

@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fairseq.dataclass import FairseqDataclass
 
-from lst_fairseq.checkpoints.plain import refused
+from lst_fairseq.checkpoints.plain import refused_setting
 from lst_fairseq.models.adapters import ADAPTERS
 from lst_fairseq.models.adapters.base import NORMS
 from lst_fairseq.models.config import DTYPES, TRAINABLE
@@ -82,7 +82,7 @@ def check_section(
     types = _types(dataclass)
     for name, value in values.items():
         if name not in types:
-            raise refused(path, f"{section}.{name}", "is none that this version knows")
+            raise refused_setting(path, f"{section}.{name}", "is none that this version knows")
         check_value(path, f"{section}.{name}", value, types[name])
 
 
@@ -94,7 +94,7 @@ def check_value(path: str, setting: str, value: Any, kind: Any) -> None:
         kind = next(option for option in get_args(kind) if option is not type(None))
     wanted = _problem(setting.rpartition(".")[2], value, kind)
     if wanted:
-        raise refused(path, setting, f"is {shown(value)}, and should be {wanted}")
+        raise refused_setting(path, setting, f"is {shown(value)}, and should be {wanted}")
 
 
 def _problem(name: str, value: Any, kind: Any) -> str:

@@ -33,7 +33,8 @@ class LstDataConfig(S2TDataConfig):
         ``instructions``: for each task one text, or a list to draw from in training. See ``data/prompt.py``.
         ``cot_separator``: between transcript and translation, in targets of the task ``cot``.
         ``sampling_alpha``: of several training manifests, each is sampled in proportion to its number of segments to
-        this power: 1 (the default) takes every segment once an epoch, 0 as many from each manifest. See ``task.py``.
+        this power: 1 (the default) takes every segment once an epoch, 0 as many from each manifest. See
+        ``LstTask.load_dataset``.
     """
 
     def __init__(self, yaml_path: Path):

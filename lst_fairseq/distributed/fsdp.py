@@ -45,7 +45,8 @@ class ShardingSettings:
         group: processes among which one copy is divided, and beside which others hold the same; 0 for all of them.
         reshard: give up a unit's whole parameters after its forward pass, and gather them again for the backward pass.
         offload: keep shards, gradients and optimiser states in the host's memory.
-        accumulation: one of ``config.ACCUMULATIONS``; how gradients of several batches are added up before an update.
+        accumulation: how gradients of several batches are added up before an update; one of
+            ``sharding_flags.ACCUMULATIONS``.
         keep_frontend: never divide a frozen frontend, because it also runs outside training steps.
     """
 

@@ -19,7 +19,7 @@ import torch
 from torch.distributed import TCPStore
 
 from lst_fairseq.distributed.collectives import gathered
-from lst_fairseq.utils.messages import with_type
+from lst_fairseq.utils.messages import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Watch:
         """Let the others know why this process stops."""
         self.stopped.set()
         if not self.message:
-            reason = with_type(error)
+            reason = one_line(f"{type(error).__name__}: {error}")
             try:
                 self.store.set(LOST, f"{self.names[self.rank]} has stopped: {reason}")
             except Exception:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lst_fairseq.utils.checksums import read_model_json
 from lst_fairseq.utils.messages import shown
-from lst_fairseq.utils.text_files import read_json
 
 #: Names of numbers of layers, of what is a dimension of some weight, and of positions.
 LAYERS = re.compile(r"(^|_)(layers?|blocks?|depths?)$")
@@ -70,7 +70,7 @@ def check_config(directory: Path, flag: str, stored: StoredSizes) -> None:
         ValueError: names flag, directory, entry and remedy.
     """
     try:
-        config = read_json(directory / "config.json", "copy it again")
+        config = read_model_json(directory / "config.json")
     except (ValueError, OSError):
         return
     if not isinstance(config, dict):

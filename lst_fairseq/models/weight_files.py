@@ -10,8 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lst_fairseq.models.config_checks import StoredSizes
-from lst_fairseq.utils.checksums import Damaged, check_records, check_regular
-from lst_fairseq.utils.text_files import read_json
+from lst_fairseq.utils.checksums import Damaged, check_records, check_regular, read_model_json
 
 #: Bytes hashed at the beginning, middle and end of each tensor: enough to tell two trainings apart, and a 13B LLM is
 #: fingerprinted in a second.
@@ -109,7 +108,7 @@ def check_weights(directory: Path) -> None:
         except RuntimeError as error:
             raise ValueError(f"{file}: truncated or damaged ({error}); copy it again") from None
     for file in directory.glob("*.index.json"):
-        index = read_json(file, "copy it again")
+        index = read_model_json(file)
         names = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise ValueError(f"{file}: no table of weights (weight_map); copy it again")

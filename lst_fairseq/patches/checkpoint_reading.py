@@ -121,26 +121,6 @@ def name_unreadable_checkpoints() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
 
 
-def read_directories_and_shards() -> None:
-    """Let fairseq read exported directories and sharded checkpoints where it takes checkpoints."""
-    load = checkpoint_utils.load_checkpoint_to_cpu
-
-    @functools.wraps(load)
-    def load_checkpoint_to_cpu(path: str, arg_overrides: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if os.path.isdir(path):
-            from lst_fairseq.checkpoints.export import read_export
-
-            return read_export(path, arg_overrides)
-        state = load(path, arg_overrides, *args, **kwargs)
-        if SHARDS_KEY not in state:
-            return state
-        from lst_fairseq.checkpoints.sharded import assemble
-
-        return assemble(path, state)
-
-    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
-
-
 def name_misfitting_checkpoints() -> None:
     """Name the file, and keep the list of keys, when a checkpoint can be read and does not fit the model.
 
@@ -172,3 +152,23 @@ def name_misfitting_checkpoints() -> None:
 
     Trainer.load_checkpoint = trainer_load_checkpoint
     checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
+
+
+def read_directories_and_shards() -> None:
+    """Let fairseq read exported directories and sharded checkpoints where it takes checkpoints."""
+    load = checkpoint_utils.load_checkpoint_to_cpu
+
+    @functools.wraps(load)
+    def load_checkpoint_to_cpu(path: str, arg_overrides: Any = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if os.path.isdir(path):
+            from lst_fairseq.checkpoints.export import read_export
+
+            return read_export(path, arg_overrides)
+        state = load(path, arg_overrides, *args, **kwargs)
+        if SHARDS_KEY not in state:
+            return state
+        from lst_fairseq.checkpoints.sharded import assemble
+
+        return assemble(path, state)
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

@@ -1,4 +1,4 @@
-"""Repairs of fairseq that concern a run as a whole: its end, its folder and its time.
+"""Runs that have ended: a second start of one does nothing.
 
 Line numbers are those of fairseq-fixed 0.12.3.1. ``repairs.py`` lists them with the others.
 """

@@ -1,26 +1,30 @@
-"""What fairseq does with models when it imports them and counts their parameters."""
+"""What fairseq does with models: importing their files, and counting their parameters."""
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from fairseq import models, trainer
+from fairseq import models, tasks, trainer
 
 
-def import_no_more_models() -> None:
-    """Keep ``--user-dir`` from importing each file of ``lst_fairseq/models`` (utils.py:503).
+def import_no_more_files() -> None:
+    """Keep ``--user-dir`` from importing each file of ``lst_fairseq/tasks`` and ``lst_fairseq/models``.
 
-    The plugin has registered its model by then, and some of them import all of transformers.
+    The plugin has registered its task and model by then, and some files import all of transformers.
     """
-    import_models = models.import_models
+    for package, name in ((tasks, "import_tasks"), (models, "import_models")):
+        setattr(package, name, _of_others(getattr(package, name)))
 
-    @functools.wraps(import_models)
-    def import_models_of_others(models_dir: str, namespace: str) -> None:
-        if namespace != "lst_fairseq.models":
-            import_models(models_dir, namespace)
 
-    models.import_models = import_models_of_others
+def _of_others(import_files: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    @functools.wraps(import_files)
+    def import_files_of_others(folder: str, namespace: str) -> None:
+        if not namespace.startswith("lst_fairseq."):
+            import_files(folder, namespace)
+
+    return import_files_of_others
 
 
 def share_no_missing_parameters() -> None:

@@ -46,7 +46,7 @@ REPAIRS = (
     Repair(optimizer_state.check_optimizer_state, "optim/fairseq_optimizer.py:87"),
     Repair(batches.count_real_batches, "trainer.py:897"),
     Repair(batches.resume_on_other_processes, "data/iterators.py:459"),
-    Repair(models.import_no_more_models, "utils.py:503"),
+    Repair(models.import_no_more_files, "utils.py:497, utils.py:503"),
     Repair(models.share_no_missing_parameters, "trainer.py:1591"),
     Repair(finished_runs.leave_finished_runs_alone, "fairseq_cli/train.py:389, fairseq_cli/train.py:242"),
     Repair(save_dir.keep_others_out, "checkpoint_utils.py:872"),

@@ -1,4 +1,4 @@
-"""Memory of a training run on each GPU, from a model without weights; ``plan.py`` prints it.
+"""What a training step keeps for its backward pass, from a model without weights.
 
 The model lies on torch's meta device, where tensors have shapes and no content. Its real forward pass runs there, and
 every storage that autograd saves for the backward pass is counted once, parameters left out.

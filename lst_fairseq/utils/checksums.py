@@ -2,7 +2,7 @@
 
     FILE.pt                 the CRC-32 of each record, which torch.save writes and torch.load ignores
     EXPORT/lst.json         `files`: size, SHA-256 and CRC-32 of each file that decides what the model computes
-    SHARDS/checksums.json   the same without SHA-256
+    SHARDS/checksums.json   the same without SHA-256; see checkpoints/shard_checksums.py
 
 Files of older versions have none of the last two and are taken as they are. A large file costs about a tenth of the
 time in which it is read: its CRC-32 is compared, which finds any flipped bit. SHA-256 is ten times as slow; it is
@@ -10,6 +10,7 @@ compared for small files, and is there for `sha256sum` and the hub.
 """
 
 import hashlib
+import json
 import os
 import stat
 import zipfile
@@ -214,3 +215,17 @@ def parse_checksums(entries: Any) -> dict[str, Checksum]:
     return {name: Checksum.parse(entry) for name, entry in entries.items()}
 
 
+def read_model_json(path: Path) -> Any:
+    """Content of a JSON file beside a model's weights, in all that transformers would take from it.
+
+    ``text_files.read_json``, for files that people write, refuses more.
+
+    Raises:
+        ValueError: it cannot be read; names the file.
+        OSError: it cannot be opened.
+    """
+    try:
+        check_regular(path)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, Damaged) as error:
+        raise ValueError(f"{path}: no JSON that can be read ({error}); copy it again") from None

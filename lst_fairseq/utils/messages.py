@@ -8,6 +8,11 @@ def one_line(value: object, most: int | None = 300) -> str:
     return " ".join(str(value).split())[:most]
 
 
+def end_of(error: BaseException) -> str:
+    """Type and end of an error's text, where its cause stands last."""
+    return f"{type(error).__name__}: {one_line(error, None)[-300:]}"
+
+
 def in_words(error: BaseException) -> str:
     """The text of an error of a library, with its type where the text is short."""
     text = one_line(error)

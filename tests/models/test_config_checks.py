@@ -44,6 +44,16 @@ def test_absurd_entries(kind, backbones, tmp_path):
     assert "copy config.json and the weights again" in message or "remove" in message or "give" in message
 
 
+def test_half_a_character_hides_nothing(backbones, tmp_path):
+    """transformers reads such a file, so that what else it asks for is looked at."""
+    copy = shutil.copytree(backbones["llama"], tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    change = {"num_hidden_layers": 10**9, "note": "\ud800"}
+    (copy / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
+    with pytest.raises(ValueError, match="num_hidden_layers"):
+        model_config(copy, "--llm")
+
+
 #: Numbers of published models, with what their weights hold.
 PUBLISHED: dict[str, tuple[StoredSizes, dict[str, Any]]] = {
     "Llama 3.1 70B": (

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,10 +67,15 @@ LINES = {
     "trainer.py:596": "except Exception",
     "trainer.py:897": "sample_size",
     "trainer.py:1591": "def _catalog_shared_params",
+    "utils.py:497": "import_tasks(",
     "utils.py:503": "import_models(",
 }
 
 
+@pytest.mark.skipif(
+    "0.12.3.1" not in [found.version for found in metadata.distributions(name="fairseq-fixed")],
+    reason="the table is of fairseq-fixed 0.12.3.1",
+)
 def test_the_table_names_the_lines_that_make_repairs_necessary() -> None:
     assert {line for repair in repairs.REPAIRS for line in repair.lines.split(", ")} == set(LINES)
     package = Path(fairseq.__file__).parent

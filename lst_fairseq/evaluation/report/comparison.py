@@ -1,6 +1,6 @@
 """A comparison to read: its table in Markdown, the whole of it in Markdown, and as an HTML page of one file with plots.
 
-Everything is taken from what ``comparison.compare`` returned; the same dict gives the same text.
+Everything is taken from what ``compare`` returned; the same dict gives the same text.
 """
 
 import re

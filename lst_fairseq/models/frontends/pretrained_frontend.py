@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lst_fairseq.models.frontends.base import FRONTENDS, FrontendOptions, SpeechFrontend, check_rate
 from lst_fairseq.models.pretrained import load_pretrained
-from lst_fairseq.utils.text_files import read_json
+from lst_fairseq.utils.checksums import read_model_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -66,7 +66,7 @@ class PretrainedFrontend(SpeechFrontend):
             ValueError: weights are missing or of another shape, there is no such layer, or no CTC head.
         """
         path = directory / "preprocessor_config.json"
-        preprocessor = read_json(path, "copy it again") if path.is_file() else {}
+        preprocessor = read_model_json(path) if path.is_file() else {}
         if not isinstance(preprocessor, dict):
             raise ValueError(f"{path}: a {type(preprocessor).__name__} and not an object; copy it again")
         check_rate(preprocessor.get("sampling_rate"), f"--speech-encoder {path}: sampling_rate")

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lst_fairseq.export import export
-from lst_fairseq.inference import DecodingOptions, Translator
+from lst_fairseq.checkpoints.export import export
+from lst_fairseq.generation.translator import DecodingOptions, Translator
 from tests.conftest import SAMPLE_RATE, save_llama, save_wav2vec2
-from tests.helpers import SENTENCES, write_tsv
-from tests.ranks import run_ranks
-from tests.running import run_train
+from tests.support.helpers import SENTENCES, write_tsv
+from tests.support.ranks import run_ranks
+from tests.support.running import run_train
 
 BACKBONES = {"wav2vec2": "frontend", "llama": "llm"}  # relative: no path of the machine stands in the files
 
