@@ -69,6 +69,7 @@ import fairseq
 from fairseq import options
 before = set(sys.modules)
 options.get_training_parser()
+assert not hasattr(fairseq.tasks, "lst_st_parser"), "fairseq has imported the files in tasks"
 print(*set(sys.modules) - before)
 """
 

@@ -39,18 +39,23 @@ SCORE = {
 
 def read_scores(path: str | Path) -> dict[str, Any]:
     """One system's scores, as scripts/score.py wrote them. Raises ComparisonError where the file is not such a file."""
-    missing = "translate and score that system first (examples/mustc/generate.sh)"
-    try:
-        scores = read_json(path, "score that system again", missing)
+    remedy, missing = "score that system again", "translate and score that system first (examples/mustc/generate.sh)"
+    with expected(path, "a score file of scripts/score.py", remedy):
+        scores = read_json(path, remedy, missing)
         check_shape(scores, SCORE)
         _check_sentences(scores)
+    return scores
+
+
+@contextmanager
+def expected(path: str | Path, what: str, remedy: str) -> Iterator[None]:
+    """Turn what reading a results file raises into a ComparisonError that says what it should be, and the remedy."""
+    try:
+        yield
     except Unreadable as error:
         raise ComparisonError(str(error)) from None
     except ShapeError as error:
-        raise ComparisonError(
-            f"{path}: not a score file of scripts/score.py ({error}); score that system again"
-        ) from None
-    return scores
+        raise ComparisonError(f"{path}: not {what} ({error}); {remedy}") from None
 
 
 def _check_sentences(scores: Mapping[str, Any]) -> None:

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,8 @@ import torch
 from fairseq_cli import train
 
 from tests.support.helpers import train_arguments
+from tests.support.ranks import CONTEXT, free_port, join_all
 from tests.support.running import Run, command_line, differences, first_stage, recorded, run_train
-
-#: Ranks are forked from a server that has imported everything once: a fork of the test process itself cannot train
-#: after that has, because of autograd's threads.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.support.running"])
-HANGS_AFTER = 300  # seconds; a run takes three
 
 
 def rank_main(arguments: list[str], folder: str, rank: int) -> None:
@@ -47,13 +40,10 @@ def run_two(
     data: Path, backbones: dict[str, str], folder: Path, seeds: tuple[int, int] = (7, 7), **settings: Any
 ) -> list[dict[str, Any]]:
     """One command a rank; returns what each wrote."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     distributed = {
         "distributed_backend": "gloo",
         "distributed_world_size": 2,
-        "distributed_init_method": f"tcp://localhost:{port}",
+        "distributed_init_method": f"tcp://localhost:{free_port()}",
         "ddp_backend": "legacy_ddp",
     }
     processes = []
@@ -64,12 +54,7 @@ def run_two(
         processes.append(CONTEXT.Process(target=rank_main, args=(arguments, str(folder), rank)))
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(HANGS_AFTER)
-    hung = [process for process in processes if process.is_alive()]
-    for process in hung:
-        process.kill()
-    assert not hung, f"hung; see {folder}/rank*.log"
+    join_all(processes, folder)
     return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 

@@ -4,17 +4,10 @@ import signal
 
 import pytest
 
-from tests.support.ranks import Harm, run_ranks, start_ranks
+from tests.support.ranks import SAVING, Harm, run_ranks, start_ranks
 from tests.support.running import differences, read_checkpoint
 
-SETTINGS = {
-    "batch_size": 3,
-    "train_modules": "adapter,llm",
-    "disable_validation": True,
-    "no_epoch_checkpoints": True,
-    "save_interval_updates": 2,
-    "max_update": 4,
-}
+SETTINGS = {**SAVING, "max_update": 4}
 SHARDED = {"use_sharded_state": True}
 #: Of the second checkpoint: the function at whose call it happens, and how many calls the first one takes.
 MOMENTS = {

@@ -6,19 +6,11 @@ import time
 
 import pytest
 
-from tests.support.ranks import Harm, read, run_ranks, start_ranks
+from tests.support.ranks import SAVING, Harm, read, run_ranks, start_ranks
 from tests.support.running import differences, read_checkpoint
 
 TIMEOUT = 3.0
-SETTINGS = {
-    "batch_size": 3,
-    "train_modules": "adapter,llm",
-    "disable_validation": True,
-    "no_epoch_checkpoints": True,
-    "save_interval_updates": 2,
-    "max_update": 5,
-    "lost_process_timeout": TIMEOUT,
-}
+SETTINGS = {**SAVING, "max_update": 5, "lost_process_timeout": TIMEOUT}
 
 
 @pytest.mark.slow

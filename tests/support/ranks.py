@@ -8,9 +8,10 @@ import os
 import pkgutil
 import socket
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,10 +22,19 @@ from fairseq_cli import train
 
 from tests.support.running import forget_runs, train_configuration
 
-#: As tests/distributed/test_distributed.py: ranks are forked from a server that has imported everything once.
+#: Ranks are forked from a server that has imported everything once: a fork of the test process itself cannot train
+#: after that has, because of autograd's threads.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.support.running"])
 HANGS_AFTER = 900  # seconds, on a machine that does much else; a run takes some
+#: Settings of a run of full training that saves after every second update.
+SAVING = {
+    "batch_size": 3,
+    "train_modules": "adapter,llm",
+    "disable_validation": True,
+    "no_epoch_checkpoints": True,
+    "save_interval_updates": 2,
+}
 
 
 def free_port() -> int:
@@ -157,13 +167,7 @@ def run_ranks(
     world_size: int, folder: Path, data: Any, backbones: Any, runs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[list[float]]]:
     """Steps of each run on that many processes; a run is a name and its settings."""
-    processes = start_ranks(world_size, folder, data, backbones, runs)
-    for process in processes:
-        process.join(HANGS_AFTER)
-    hung = [process for process in processes if process.is_alive()]
-    for process in hung:
-        process.kill()
-    assert not hung, f"hung; see {folder}/rank*.log"
+    join_all(start_ranks(world_size, folder, data, backbones, runs), folder)
     results = {}
     for name in runs:
         ranks = [read(folder / f"{name}.{rank}.json") for rank in range(world_size)]
@@ -171,6 +175,16 @@ def run_ranks(
         assert all(rank["steps"] == ranks[0]["steps"] for rank in ranks)
         results[name] = ranks[0]["steps"]
     return results
+
+
+def join_all(processes: Sequence[BaseProcess], folder: Path) -> None:
+    """Wait until all have ended, or fail, with those that hang killed."""
+    for process in processes:
+        process.join(HANGS_AFTER)
+    hung = [process for process in processes if process.is_alive()]
+    for process in hung:
+        process.kill()
+    assert not hung, f"hung; see {folder}/rank*.log"
 
 
 def read(path: Path) -> Any:

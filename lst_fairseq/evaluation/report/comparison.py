@@ -9,13 +9,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lst_fairseq.errors import ComparisonError
+from lst_fairseq.evaluation.comparison import expected
 from lst_fairseq.evaluation.report.plots import plot
 from lst_fairseq.utils.machine import on_cpus
 from lst_fairseq.utils.markdown import code_span, table_rows
 from lst_fairseq.utils.markdown import escape as escape_markdown
 from lst_fairseq.utils.shapes import ShapeError, check_shape
-from lst_fairseq.utils.text_files import Unreadable, read_json
+from lst_fairseq.utils.text_files import read_json
 
 #: What :func:`section` takes from a comparison, of all that scripts/compare.py writes.
 COMPARISON = {
@@ -53,7 +53,7 @@ def read_comparison(path: str | Path) -> dict[str, Any]:
     Raises:
         ComparisonError: the file is not such a file; names it, the entry and the remedy.
     """
-    try:
+    with expected(path, "a results.json of scripts/compare.py", "compare again"):
         results = read_json(path, "compare again", "make it with scripts/compare.py")
         check_shape(results, COMPARISON)
         names = [system["name"] for system in results["systems"]]
@@ -61,12 +61,6 @@ def read_comparison(path: str | Path) -> dict[str, Any]:
             raise ShapeError("baseline is null, and a system has bleu_p")
         if baseline is not None and baseline not in names:
             raise ShapeError(f"baseline is {baseline[:80]!r}, and the systems are {', '.join(names)[:200]}")
-    except Unreadable as error:
-        raise ComparisonError(str(error)) from None
-    except ShapeError as error:
-        raise ComparisonError(
-            f"{path}: not a results.json of scripts/compare.py ({error}); compare again"
-        ) from None
     return results
 
 
