@@ -1,4 +1,4 @@
-"""Packaging of lst-fairseq: the plugin, its console command and what they need."""
+"""Packaging of lst-fairseq: the plugin, its command and what they need."""
 
 from pathlib import Path
 
@@ -58,6 +58,8 @@ setup(
     package_data={"lst_fairseq": ["py.typed", "**/*.yaml", "**/*.json"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["lst-translate=lst_fairseq.cli.translate:main"]},
+    entry_points={
+        "console_scripts": ["lst=lst_fairseq.cli.main:main", "lst-translate=lst_fairseq.cli.main:lst_translate"]
+    },
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
 )

@@ -1,38 +1,32 @@
-"""The console command ``lst-translate``."""
+"""Translate speech with a trained model: one line of text for each audio file.
+
+examples:
+  lst translate --checkpoint checkpoint_last.pt talk.wav
+  lst translate --checkpoint checkpoint_last.pt --beam 8 --json *.flac > translations.jsonl
+  lst translate --checkpoint checkpoint_last.pt talk.wav:16000:48000      # 3 s of a 16 kHz file, from 1 s on
+  lst translate --checkpoint checkpoint_last.pt --instruction-task asr talk.wav    # transcribe
+"""
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from lst_fairseq import register
+from lst_fairseq.cli import user_dir
 from lst_fairseq.data.audio import Segment, audio_info, segment_samples
+from lst_fairseq.errors import CheckpointError
 from lst_fairseq.models.pretrained import check_moved
-from lst_fairseq.utils.arguments import device_name, finite, positive
+from lst_fairseq.utils.arguments import UsageError, device_name, finite, positive
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
-from lst_fairseq.utils.files import print_any_name
 
-EXAMPLES = """examples:
-  lst-translate --checkpoint checkpoint_last.pt talk.wav
-  lst-translate --checkpoint checkpoint_last.pt --beam 8 --json *.flac > translations.jsonl
-  lst-translate --checkpoint checkpoint_last.pt talk.wav:16000:48000      # 3 s of a 16 kHz file, from 1 s on
-  lst-translate --checkpoint checkpoint_last.pt --instruction-task asr talk.wav    # transcribe
-  fairseq-train DATA --user-dir $(lst-translate --user-dir) --task lst_st ...
-"""
+#: What fairseq and transformers raise on a model that they cannot load.
+ERRORS = (ValueError, RuntimeError)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's flags."""
-    parser = argparse.ArgumentParser(
-        prog="lst-translate",
-        description="Translate speech with a trained LST model: one line of text for each audio file.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``lst translate``."""
     parser.add_argument("files", nargs="*", metavar="FILE", help="wav, flac, ogg or mp3; FILE:OFFSET:FRAMES for a part")
-    parser.add_argument("--checkpoint", help="what fairseq-train wrote with --task lst_st, or scripts/export.py")
+    parser.add_argument("--checkpoint", help="what fairseq-train wrote with --task lst_st, or lst export")
     parser.add_argument("--speech-encoder", help="where the frontend lies now, if not where it was trained")
     parser.add_argument("--llm", help="where the LLM lies now, if not where it was trained")
     parser.add_argument(
@@ -51,47 +45,35 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
     parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
-    parser.add_argument("--user-dir", action="store_true", help="print what to give as fairseq's --user-dir, and stop")
-    return parser
+    parser.add_argument("--user-dir", action="store_true", help="print what `lst user-dir` prints, and stop")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 1 after an error, which is one line on standard error."""
-    parser = build_parser()
-    args = parser.parse_args(arguments)
+def run(args: argparse.Namespace) -> None:
+    """Print the translation of each file."""
     if args.user_dir:
-        print(Path(__file__).resolve().parents[1])
-        return 0
-    print_any_name()
+        user_dir.run(args)
+        return
     if not args.checkpoint or not args.files:
-        parser.error("give --checkpoint and at least one FILE (--help shows examples)")
-    try:
-        # fairseq, PyTorch and transformers take seconds, which a wrong path need not wait for.
-        check_inputs(args)
-        register()
-        from lst_fairseq.generation.translator import DecodingOptions, Translator
+        raise UsageError("give --checkpoint and at least one FILE (--help shows examples)")
+    check_inputs(args)
+    from lst_fairseq.generation.translator import DecodingOptions, Translator
 
-        options = DecodingOptions(beam=args.beam, lenpen=args.lenpen, max_len_b=args.max_len_b)
+    try:
         translator = Translator(
             args.checkpoint,
-            args.speech_encoder,
-            args.llm,
-            args.device,
-            args.fp16,
-            options,
-            args.instruction_task,
-            args.source_lang,
-            args.target_lang,
+            speech_encoder=args.speech_encoder,
+            llm=args.llm,
+            device=args.device,
+            half=args.fp16,
+            options=DecodingOptions(beam=args.beam, lenpen=args.lenpen, max_len_b=args.max_len_b),
+            instruction_task=args.instruction_task,
+            source_lang=args.source_lang,
+            target_lang=args.target_lang,
         )
         for translation in translator.translate(args.files, args.batch_size):
             print(_json(translation) if args.json else translation.text, flush=True)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"lst-translate: {error}", file=sys.stderr)
-        return 1
     except FloatingPointError as error:  # of the model's numbers
-        print(f"lst-translate: {args.checkpoint}: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise CheckpointError(f"{args.checkpoint}: {error}") from None
 
 
 def check_inputs(args: argparse.Namespace) -> None:
@@ -106,7 +88,3 @@ def check_inputs(args: argparse.Namespace) -> None:
 def _json(translation: Any) -> str:
     known = {name: value for name, value in asdict(translation).items() if value is not None}
     return json.dumps(known, ensure_ascii=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,7 +53,7 @@ class Translator:
     """A trained model ready to translate files.
 
     Args:
-        checkpoint: a file that ``fairseq-train --task lst_st`` wrote, or a directory of scripts/export.py.
+        checkpoint: a file that ``fairseq-train --task lst_st`` wrote, or a directory of ``lst export``.
         speech_encoder: where the frontend lies now, if not where the checkpoint says.
         llm: where the LLM lies now, likewise.
         device: ``cuda``, ``cpu`` or any other of PyTorch's; a GPU if there is one by default.
@@ -70,6 +70,7 @@ class Translator:
     def __init__(
         self,
         checkpoint: str | Path,
+        *,
         speech_encoder: str | None = None,
         llm: str | None = None,
         device: str | None = None,

@@ -1,15 +1,12 @@
 """How this package's errors look when they end one of fairseq's commands: one line."""
 
-import os
 import re
 import sys
-import traceback
 from pathlib import Path
 from types import TracebackType
 
-PACKAGE = Path(__file__).resolve().parents[1]
-#: Set to show where an error was raised.
-SHOW_TRACEBACK = "LST_TRACEBACK"
+from lst_fairseq.errors import is_meant
+
 #: What a data loader's worker makes of an error: its traceback, and at its end the message.
 _FROM_WORKER = re.compile(r"Caught \w+ in .*worker.*^[\w.]+: ", re.DOTALL | re.MULTILINE)
 
@@ -28,21 +25,7 @@ def end_in_one_line() -> None:
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     program = Path(sys.argv[0] if sys.argv else "").name
-    if (
-        not program.startswith("fairseq")
-        or os.environ.get(SHOW_TRACEBACK)
-        or not _is_meant(error, trace)
-    ):
+    if not program.startswith("fairseq") or not is_meant(error):
         _default_hook(kind, error, trace)
         return
     print(f"{program}: error: {_FROM_WORKER.sub('', str(error), count=1)}", file=sys.stderr)
-
-
-def _is_meant(error: BaseException, trace: TracebackType | None) -> bool:
-    """Whether it is of a class of this package, or was raised by this package's own code."""
-    if type(error).__module__.partition(".")[0] == PACKAGE.name:
-        return True
-    frames = traceback.extract_tb(trace)
-    raised_here = bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
-    meant = (ValueError, RuntimeError, FloatingPointError)
-    return raised_here and (type(error) in meant or isinstance(error, OSError))

@@ -8,6 +8,10 @@ import re
 _DEVICE = re.compile(r"[a-z]\w*(:\d+)?")
 
 
+class UsageError(ValueError):
+    """Arguments that do not go together; the command's usage is shown before the message."""
+
+
 def positive(text: str) -> int:
     """A number that counts something."""
     if not text.isdecimal() or not int(text):
@@ -43,3 +47,18 @@ def device_name(text: str) -> str:
             f"{text!r} is not the name of a device, such as cpu, cuda or cuda:1"
         )
     return text
+
+
+def key_and_value(text: str) -> tuple[str, str]:
+    """``KEY=VALUE`` as a pair."""
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def at_least(least: int, **given: int) -> None:
+    """Raise a UsageError where one of some flags, by their names in Python, is smaller than it may be."""
+    for name, value in given.items():
+        if value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: give {least} or more")
