@@ -1,1 +1,13 @@
-"""Corpora made into manifests: reading them, cleaning, recognition of their speech."""
+"""Corpora on disk, and what is done with their manifests. A further corpus is a file here, see ``base.Corpus``."""
+
+import importlib
+import pkgutil
+
+from lst_fairseq.corpora.base import CORPORA, Corpus
+
+
+def corpora() -> dict[str, type[Corpus]]:
+    """Every corpus by its name, as the files of this folder register them."""
+    for file in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{file.name}")
+    return dict(sorted(CORPORA.items()))

@@ -1,13 +1,14 @@
 """Cleaning of training data: what a segment's texts lose, and which segments are left out, each counted.
 
-Development and test data are never cleaned; the scripts that prepare a corpus see to that.
+Development and test data are never cleaned; ``base.prepare`` sees to that.
 """
 
-import argparse
 from collections import Counter
 from dataclasses import dataclass
 
 import regex
+
+from lst_fairseq.utils.flags import setting
 
 #: Below so many characters in both texts their ratio says nothing: "Yes." and "Ja, natürlich."
 SHORT_TEXT = 20
@@ -62,29 +63,51 @@ _DIRECTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class CleaningOptions:
     """What is done to training data; nothing by default.
-
-    Attributes:
-        speaker_labels: see :func:`strip_speaker_labels`.
-        stage_directions: see :func:`strip_stage_directions`.
-        drop_empty: leave out segments whose target is empty (when it was cleaned, if it was).
-        min_seconds, max_seconds: leave out shorter or longer segments.
-        min_length_ratio, max_length_ratio: leave out segments whose target, in characters, is a smaller or larger
-            multiple of the source; not judged where both are shorter than SHORT_TEXT or the source is empty.
 
     Raises:
         ValueError: limits that nothing can keep; the message names the flags.
     """
 
-    speaker_labels: bool = False
-    stage_directions: bool = False
-    drop_empty: bool = False
-    min_seconds: float | None = None
-    max_seconds: float | None = None
-    min_length_ratio: float | None = None
-    max_length_ratio: float | None = None
+    min_seconds: float | None = setting(
+        "leave out shorter segments, for example 0.1", None, metavar="S", unset="no limit"
+    )
+    max_seconds: float | None = setting(
+        "leave out longer segments, for example 30", None, metavar="S", unset="no limit"
+    )
+    drop_empty: bool = setting(
+        "leave out segments with an empty target, or one that the flags below leave empty: "
+        '"(Applause)"',
+        False,
+    )
+    clean_speaker_labels: bool = setting(
+        'take the speaker off the beginning of source and target: "Chris Anderson: Thank you.", "CA: '
+        'Thank you." and "Audience: Thank you." -> "Thank you."; of the target only where the source '
+        "has one too",
+        False,
+    )
+    clean_stage_directions: bool = setting(
+        'take directions and music notes out of source and target: "Thanks. (Applause) [...] ♪ La la '
+        '♪" -> "Thanks. La la"; what somebody says in brackets stays: "I was (believe me) late."',
+        False,
+    )
+    max_length_ratio: float | None = setting(
+        "leave out segments whose target has more than R times the source's characters: with 3, a "
+        "target of 130 for a source of 40; texts that are both shorter than "
+        f"{SHORT_TEXT} characters are not judged",
+        None,
+        metavar="R",
+        unset="no limit",
+    )
+    min_length_ratio: float | None = setting(
+        "likewise less than R times: with 0.3, a target of 10 for a source of 40 (for Chinese or "
+        "Japanese, 0.1)",
+        None,
+        metavar="R",
+        unset="no limit",
+    )
 
     def __post_init__(self) -> None:
         for what in ("seconds", "length_ratio"):
@@ -121,9 +144,9 @@ class Cleaner:
             return self._leave_out(f"longer than {options.max_seconds:g} s")
         texts = (src_text, tgt_text)
         # Directions first: a label may follow one, "(Video) Narrator: ...".
-        if options.stage_directions:
+        if options.clean_stage_directions:
             texts = self._change(texts, tuple(map(strip_stage_directions, texts)), "stage directions")
-        if options.speaker_labels:
+        if options.clean_speaker_labels:
             texts = self._change(texts, strip_speaker_labels(*texts), "speaker labels")
         if options.drop_empty and not texts[1].strip():
             return self._leave_out("with an empty target")
@@ -206,83 +229,3 @@ def _is_direction(match: regex.Match[str]) -> bool:
         return False
     before, after = match.string[: match.start()].rstrip(), match.string[match.end() :].lstrip()
     return (not before or before[-1] in _SENTENCE_END) and not (after and (after[0].islower() or after[0] in ".,;:"))
-
-
-def add_cleaning_arguments(
-    parser: argparse.ArgumentParser,
-    *,
-    min_seconds: float | None = None,
-    max_seconds: float | None = None,
-    drop_empty: bool = False,
-    texts: bool = True,
-) -> None:
-    """Add the flags that :func:`cleaning_options` reads, with their defaults; with ``texts`` those for texts too."""
-    group = parser.add_argument_group("cleaning", "Of train alone; dev and test are kept as they are. Each is counted.")
-
-    def default(value: float | None) -> str:
-        return "no limit" if value is None else f"default {value:g}"
-
-    group.add_argument(
-        "--min-seconds",
-        type=float,
-        metavar="S",
-        default=min_seconds,
-        help=f"leave out shorter segments ({default(min_seconds)}), for example 0.1",
-    )
-    group.add_argument(
-        "--max-seconds",
-        type=float,
-        metavar="S",
-        default=max_seconds,
-        help=f"leave out longer segments ({default(max_seconds)}), for example 30",
-    )
-    group.add_argument(
-        "--drop-empty",
-        action=argparse.BooleanOptionalAction,
-        default=drop_empty,
-        help='leave out segments with an empty target, or one that the flags below leave empty: "(Applause)" '
-        f"(default: {'yes' if drop_empty else 'no'})",
-    )
-    if not texts:
-        return
-    group.add_argument(
-        "--clean-speaker-labels",
-        action="store_true",
-        help='take the speaker off the beginning of source and target: "Chris Anderson: Thank you.", "CA: Thank you." '
-        'and "Audience: Thank you." -> "Thank you."; of the target only where the source has one too',
-    )
-    group.add_argument(
-        "--clean-stage-directions",
-        action="store_true",
-        help='take directions and music notes out of source and target: "Thanks. (Applause) [...] ♪ La la ♪" -> '
-        '"Thanks. La la"; what somebody says in brackets stays: "I was (believe me) late."',
-    )
-    group.add_argument(
-        "--max-length-ratio",
-        type=float,
-        metavar="R",
-        help="leave out segments whose target has more than R times the source's characters: with 3, a target of 130 "
-        f"for a source of 40; texts that are both shorter than {SHORT_TEXT} characters are not judged",
-    )
-    group.add_argument(
-        "--min-length-ratio",
-        type=float,
-        metavar="R",
-        help="likewise less than R times: with 0.3, a target of 10 for a source of 40 (for Chinese or Japanese, 0.1)",
-    )
-
-
-def cleaning_options(args: argparse.Namespace, parser: argparse.ArgumentParser) -> CleaningOptions:
-    """The options that the flags of :func:`add_cleaning_arguments` ask for; wrong ones end the program."""
-    try:
-        return CleaningOptions(
-            getattr(args, "clean_speaker_labels", False),
-            getattr(args, "clean_stage_directions", False),
-            args.drop_empty,
-            args.min_seconds,
-            args.max_seconds,
-            getattr(args, "min_length_ratio", None),
-            getattr(args, "max_length_ratio", None),
-        )
-    except ValueError as error:
-        parser.error(str(error))

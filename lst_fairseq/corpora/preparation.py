@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lst_fairseq.data.audio import HEADER_CHECKS, AudioError, AudioInfo, audio_info
 from lst_fairseq.utils.files import atomic_text
-from lst_fairseq.utils.text_files import Unreadable, read_data
+from lst_fairseq.utils.text_files import read_text
 from lst_fairseq.utils.yaml_files import quoted
 
 logger = logging.getLogger(__name__)
@@ -47,26 +47,10 @@ def write_config(out: Path, tgt_lang: str) -> None:
         file.write(config_text(tgt_lang))
 
 
-def read_text(path: Path, remedy: str) -> str:
-    """The text of a UTF-8 file, its line ends as they are.
-
-    Raises:
-        PrepError: the file is not there (the message ends with ``remedy``), no file, or not UTF-8.
-    """
-    try:
-        return read_data(path, remedy).decode("utf-8-sig")
-    except Unreadable as error:
-        raise PrepError(str(error)) from None
-    except UnicodeDecodeError as error:
-        raise PrepError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); unpack the corpus again"
-        ) from None
-
-
 def read_lines(path: Path, remedy: str) -> list[str]:
     """The lines of a text file without white space around them.
 
-    Split at line feeds alone: a sentence may hold U+2028 or \\x85. Raises PrepError as :func:`read_text` does.
+    Split at line feeds alone: a sentence may hold U+2028 or \\x85. Raises Unreadable as ``read_text`` does.
     """
     lines = read_text(path, remedy).split("\n")
     if lines[-1] == "":

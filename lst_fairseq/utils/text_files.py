@@ -60,6 +60,19 @@ def read_data(
         raise Unreadable(path, reason) from None
 
 
+def read_text(path: str | Path, remedy: str) -> str:
+    """The text of a UTF-8 file, its line ends as they are.
+
+    Raises:
+        Unreadable: the file is not there (the message ends with ``remedy``), no file, or not UTF-8.
+    """
+    try:
+        return read_data(path, remedy).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 text ({error.reason} at byte {error.start}); unpack the corpus again"
+        raise Unreadable(path, reason) from None
+
+
 def read_json(path: str | Path, remedy: str, missing: str | None = None) -> Any:
     """The content of a JSON file.
 

@@ -7,11 +7,11 @@ import pytest
 from lst_fairseq.corpora.cleaning import (
     Cleaner,
     CleaningOptions,
-    add_cleaning_arguments,
-    cleaning_options,
     strip_speaker_labels,
     strip_stage_directions,
 )
+from lst_fairseq.utils.flags import add_settings, settings_of
+from tests.support.helpers import lst
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_nothing_is_done_unless_it_is_asked_for():
 def test_each_reason_is_counted():
     cleaner = Cleaner(
         CleaningOptions(
-            speaker_labels=True,
-            stage_directions=True,
+            clean_speaker_labels=True,
+            clean_stage_directions=True,
             drop_empty=True,
             min_seconds=0.1,
             max_seconds=30,
@@ -148,15 +148,25 @@ def test_limits_that_nothing_keeps_are_refused(options, message):
 
 def test_flags(capsys):
     parser = argparse.ArgumentParser()
-    add_cleaning_arguments(parser, min_seconds=0.1, drop_empty=True)
-    assert cleaning_options(parser.parse_args([]), parser) == CleaningOptions(drop_empty=True, min_seconds=0.1)
+    usual = CleaningOptions(min_seconds=0.1, drop_empty=True)
+    add_settings(parser, CleaningOptions, usual)
+    assert settings_of(parser.parse_args([]), CleaningOptions) == usual
     flags = "--no-drop-empty --clean-speaker-labels --clean-stage-directions --min-seconds 1 --max-seconds 2"
     args = parser.parse_args([*flags.split(), "--min-length-ratio", "0.2", "--max-length-ratio", "5"])
-    assert cleaning_options(args, parser) == CleaningOptions(True, True, False, 1, 2, 0.2, 5)
-    with pytest.raises(SystemExit):
-        cleaning_options(parser.parse_args(["--max-seconds", "0.01"]), parser)
-    assert "--min-seconds and --max-seconds: 0.1 is more than 0.01" in capsys.readouterr().err
-    transcription = argparse.ArgumentParser()
-    add_cleaning_arguments(transcription, texts=False)
-    assert cleaning_options(transcription.parse_args([]), transcription) == CleaningOptions()
-    assert "speaker-labels" not in transcription.format_help()
+    assert settings_of(args, CleaningOptions) == CleaningOptions(
+        clean_speaker_labels=True,
+        clean_stage_directions=True,
+        drop_empty=False,
+        min_seconds=1,
+        max_seconds=2,
+        min_length_ratio=0.2,
+        max_length_ratio=5,
+    )
+    text = " ".join(parser.format_help().split())
+    assert "leave out shorter segments, for example 0.1 (default: 0.1)" in text
+    assert "leave out longer segments, for example 30 (default: no limit)" in text
+    with pytest.raises(SystemExit) as caught:
+        lst("prep", "mustc", "--data-root", "x", "--tgt-lang", "de", "--out", "o", "--max-seconds", "0.01")
+    shown = capsys.readouterr().err
+    assert caught.value.code == 2 and "usage: lst prep mustc" in shown
+    assert "--min-seconds and --max-seconds: 0.1 is more than 0.01" in shown

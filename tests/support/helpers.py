@@ -57,6 +57,13 @@ def load_script(name: str, folder: str = "scripts") -> ModuleType:
     return module
 
 
+def lst(*arguments: object) -> int:
+    """The command ``lst`` in this process; SystemExit where it ends with an error."""
+    from lst_fairseq.cli.main import main
+
+    return main([str(argument) for argument in arguments])
+
+
 def train_arguments(data: Path | str, backbones: Mapping[str, str], *extra: str, **settings: Any) -> list[str]:
     """Arguments of fairseq-train on the tiny backbones; keywords replace or add flags (None: leave the flag out)."""
     flags: dict[str, Any] = {

@@ -1,48 +1,25 @@
-#!/usr/bin/env python3
-"""Check manifests: missing audio, segments beyond its end, suspicious texts, duplicates, training data in test data.
+"""Manifests looked over: missing audio, segments beyond its end, odd texts, duplicates, training data in test data."""
 
-    python scripts/check_manifest.py data/mustc-de/train.tsv data/mustc-de/dev.tsv data/mustc-de/tst-COMMON.tsv
-    python scripts/check_manifest.py data/mustc-de                    # every .tsv in the folder
-    python scripts/check_manifest.py --audio-root /corpora --json report.json --show 20 my/train.tsv my/dev.tsv
-
-A manifest is tab separated with the columns id, audio (PATH or PATH:OFFSET:FRAMES, empty for text alone), n_frames,
-tgt_text and, where known, src_text, speaker, src_lang, tgt_lang, task. Every kind of finding is counted, and the first
-lines of each are named. Manifests whose name begins with "train" are compared with the others, by audio and by text.
-
-    error    training or decoding would stop, or the scores would be void (train and test share audio)
-    warning  worth a look: much of it is normal in small numbers ("OK." is "OK." in most languages)
-    note     handled when the data is read
-
-Audio is refused as training would: missing, cut short, more than the header tells of. Mono wav costs a header a file;
-compressed files are read to their end, and segments of several channels decoded: --headers-only leaves that out.
-
-Exit status: 1 if there is any error, else 0.
-"""
-
-import argparse
 import html
-import json
 import math
 import os
 import re
-import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
-
-from lst_fairseq.corpora.preparation import PrepError, is_train, read_text
+from lst_fairseq.corpora.preparation import PrepError, is_train
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, in_opposite_phase, segment_samples
 from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, audio_headers, unescaped
-from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line
+from lst_fairseq.utils.text_files import Unreadable, read_text
 
 LEVELS = ("error", "warning", "note")
 TOLD_BEFORE = ("beyond the end", "empty segment")
@@ -117,6 +94,16 @@ class Report:
             ],
         }
 
+    def lines_of_text(self) -> Iterator[str]:
+        """For people."""
+        audio = f", {self.seconds / 3600:.2f} h in {self.files} audio files" if self.files else ""
+        yield f"{self.path}: {self.segments} segments{audio}"
+        for finding in self.sorted_findings():
+            yield f"  {finding.level}: {finding.kind}: {finding.count}"
+            yield from (f"      {line}" for line in finding.lines)
+            if finding.lines and finding.count > len(finding.lines):
+                yield f"      and {finding.count - len(finding.lines)} more"
+
     def sorted_findings(self) -> list[Finding]:
         """Errors first, then by number."""
         return sorted(self.findings.values(), key=lambda f: (LEVELS.index(f.level), -f.count))
@@ -126,8 +113,8 @@ def rows(report: Report) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and columns of every line that can be split into columns; the others are findings."""
     try:
         text = read_text(report.path, "prepare the data first or check the path")
-    except PrepError as error:
-        report.add("error", "cannot be read", 1, str(error).removeprefix(f"{report.path}: "))
+    except Unreadable as error:
+        report.add("error", "cannot be read", 1, error.reason)
         return
     lines = check_backslashes(report, text).split("\n")
     names = lines[0].removesuffix("\r").split("\t")
@@ -333,7 +320,7 @@ def span(segment: Segment) -> tuple[str, int, float]:
     return os.path.normpath(segment.path), segment.offset, end
 
 
-def compare(train: Report, others: list[Report]) -> None:
+def compare_with_train(train: Report, others: list[Report]) -> None:
     """Add to the other reports what they share with the training data: audio is an error, a pair of texts a warning."""
     spans = Spans(train.lines)
     pairs = {(line.src_text, line.tgt_text): line.number for line in reversed(train.lines) if line.tgt_text}
@@ -347,74 +334,54 @@ def compare(train: Report, others: list[Report]) -> None:
                 other.add("warning", "pair of texts that is also in the training data", line.number, detail)
 
 
-def print_report(report: Report) -> None:
-    """A manifest's findings for people."""
-    audio = f", {report.seconds / 3600:.2f} h in {report.files} audio files" if report.files else ""
-    print(f"{report.path}: {report.segments} segments{audio}")
-    for finding in report.sorted_findings():
-        print(f"  {finding.level}: {finding.kind}: {finding.count}")
-        for line in finding.lines:
-            print(f"      {line}")
-        if finding.lines and finding.count > len(finding.lines):
-            print(f"      and {finding.count - len(finding.lines)} more")
-
-
-def find_manifests(paths: list[Path]) -> list[Path]:
+def find_manifests(paths: Sequence[Path]) -> list[Path]:
     """The files named, and those in the folders named."""
     manifests = []
     for path in paths:
         found = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
         if not found:
-            sys.exit(f"error: {path}: holds no manifest (*.tsv); prepare the data first or check the path")
+            raise PrepError(f"{path}: holds no manifest (*.tsv); prepare the data first or check the path")
         manifests += found
     return list(dict.fromkeys(manifests))
 
 
-@file_errors_in_one_line
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST", help="files, or folders with .tsv files")
-    parser.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
-    parser.add_argument("--no-audio", action="store_true", help="do not open audio files: texts, ids, overlap only")
-    about = "neither read compressed files to their end nor decode those of several channels: much faster"
-    parser.add_argument("--headers-only", action="store_true", help=about)
-    parser.add_argument("--show", type=int, default=5, metavar="N", help="lines to name of each kind (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
-    parser.add_argument(
-        "--max-length-ratio",
-        type=float,
-        default=3.0,
-        metavar="R",
-        help="target to source, in characters, at most so many times off the manifest's median (default: 3)",
-    )
-    args = parser.parse_args(argv)
-    if args.max_length_ratio < 1:
-        parser.error(f"--max-length-ratio {args.max_length_ratio:g}: has to be at least 1")
+def check_manifests(
+    paths: Sequence[Path],
+    *,
+    audio_root: str = "",
+    audio: Literal["whole", "headers", "none"] = "whole",
+    max_length_ratio: float = 3.0,
+    show: int = 5,
+) -> list[Report]:
+    """Everything that is wrong or odd about manifests, a report for each.
+
+    Manifests whose name begins with "train" are compared with the others, by audio and by text.
+
+    Args:
+        paths: manifests, or folders of them.
+        audio_root: folder that relative audio paths are joined to.
+        audio: ``whole`` reads compressed files to their end and decodes those of several channels,
+            ``headers`` does not, ``none`` opens no audio file.
+        max_length_ratio: target to source, in characters, at most so many times off the median.
+        show: lines that are named of each kind of finding.
+
+    Raises:
+        PrepError: a folder has no manifest.
+    """
     reports = []
-    for path in find_manifests(args.manifests):
-        report = Report(path, args.show)
-        stated = read(report, args.audio_root, args.max_length_ratio)
-        if not args.no_audio:
-            check_audio(report, stated, args.headers_only)
+    for path in find_manifests(paths):
+        report = Report(path, show)
+        stated = read(report, audio_root, max_length_ratio)
+        if audio != "none":
+            check_audio(report, stated, audio == "headers")
         reports.append(report)
     others = [report for report in reports if not is_train(report.path.stem)]
     for train in reports:
         if is_train(train.path.stem):
-            compare(train, others)
-    for report in reports:
-        print_report(report)
-    totals = {level: sum(report.count(level) for report in reports) for level in LEVELS}
-    print(f"{len(reports)} manifests: {totals['error']} errors, {totals['warning']} warnings, {totals['note']} notes")
-    if args.json:
-        content = {
-            **{f"{level}s": total for level, total in totals.items()},
-            "manifests": [r.as_dict() for r in reports],
-        }
-        with atomic_text(args.json) as file:
-            json.dump(content, file, ensure_ascii=False, indent=2)
-            file.write("\n")
-    return 1 if totals["error"] else 0
+            compare_with_train(train, others)
+    return reports
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def totals(reports: Sequence[Report]) -> dict[str, int]:
+    """Findings of each level in all of them."""
+    return {level: sum(report.count(level) for report in reports) for level in LEVELS}

@@ -1,7 +1,6 @@
-"""scripts/prep_fbank.py: its features are kaldi's, and fairseq's own task reads what it writes."""
+"""lst prep fbank: its features are kaldi's, and fairseq's own task reads what it writes."""
 
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from fairseq.data.encoders.sentencepiece_bpe import SentencepieceBPE, Sentencepi
 
 from lst_fairseq.data.audio import Segment, read_segment
 from lst_fairseq.models.frontends import build_frontend
-from tests.support.helpers import load_script, write_tsv
+from tests.support.helpers import lst, write_tsv
 
 knf = pytest.importorskip("kaldi_native_fbank")
 RATE = 16_000
@@ -25,14 +24,9 @@ TEST = (300, 16000, 31 * RATE)
 
 
 @pytest.fixture(scope="module")
-def prep_fbank() -> ModuleType:
-    return load_script("prep_fbank")
-
-
-@pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Manifests with audio in `audio`, and in `fbank` what the command makes of them."""
-    root = tmp_path_factory.mktemp("prep_fbank")
+    root = tmp_path_factory.mktemp("fbank")
     (root / "audio").mkdir()
     rng = np.random.default_rng(1)
     for split, lengths in (("train", TRAIN), ("dev", TEST), ("tst-COMMON", TEST)):
@@ -53,10 +47,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def prep_fbank(prepared: Path, out: Path, options: str) -> None:
+    lst("prep", "fbank", "--manifests", prepared / "audio", "--out", out, *options.split())
+
+
 @pytest.fixture(scope="module")
-def fbank_dir(prepared: Path, prep_fbank: ModuleType) -> Path:
+def fbank_dir(prepared: Path) -> Path:
     out = prepared / "fbank"
-    prep_fbank.main(f"--manifests {prepared / 'audio'} --out {out} --vocab-size 40 --time-mask 30 --workers 1".split())
+    prep_fbank(prepared, out, "--vocab-size 40 --time-mask 30 --workers 1")
     return out
 
 
@@ -99,9 +97,9 @@ def test_no_test_segment_is_lost_and_short_ones_are_lengthened(fbank_dir: Path) 
     assert get_features_or_waveform(rows[0]["audio"]).shape == (5, 80)
 
 
-def test_training_segments_are_filtered_and_counted(prepared: Path, prep_fbank: ModuleType, capsys) -> None:
+def test_training_segments_are_filtered_and_counted(prepared: Path, capsys) -> None:
     out = prepared / "again"
-    prep_fbank.main(f"--manifests {prepared / 'audio'} --out {out} --splits train --vocab-size 40 --workers 1".split())
+    prep_fbank(prepared, out, "--splits train --vocab-size 40 --workers 1")
     # The short one is lengthened to 5 frames, the least that is kept.
     assert [row["id"] for row in entries(out / "train.tsv")] == ["train_0", "train_2", "train_3"]
     assert "train: left out 1 of 4 segments" in capsys.readouterr().out
@@ -127,23 +125,23 @@ def test_fairseqs_dataset_reads_it(fbank_dir: Path) -> None:
     assert "30" in repr(dataset("train").feature_transforms)
 
 
-def test_splits_that_are_there_are_kept(prepared: Path, fbank_dir: Path, prep_fbank: ModuleType, capsys) -> None:
+def test_splits_that_are_there_are_kept(prepared: Path, fbank_dir: Path, capsys) -> None:
     before = (fbank_dir / "dev.zip").stat().st_mtime_ns
-    prep_fbank.main(f"--manifests {prepared / 'audio'} --out {fbank_dir} --vocab-size 40 --workers 1".split())
+    prep_fbank(prepared, fbank_dir, "--vocab-size 40 --workers 1")
     assert (fbank_dir / "dev.zip").stat().st_mtime_ns == before
     assert "dev: there already" in capsys.readouterr().out
 
 
-def test_missing_manifest_is_one_line(prepared: Path, prep_fbank: ModuleType) -> None:
+def test_missing_manifest_is_one_line(prepared: Path) -> None:
     with pytest.raises(SystemExit, match=r"error: .*train.tsv"):
-        prep_fbank.main(["--manifests", str(prepared), "--out", str(prepared / "none")])
+        lst("prep", "fbank", "--manifests", str(prepared), "--out", str(prepared / "none"))
 
 
-def test_transcripts_for_pretraining(prepared: Path, prep_fbank: ModuleType) -> None:
+def test_transcripts_for_pretraining(prepared: Path) -> None:
     """The same features with transcripts for targets, and a vocabulary of their own."""
     out = prepared / "asr"
     arguments = f"--manifests {prepared / 'audio'} --out {out} --splits train dev --vocab-size 40 --asr-vocab-size 35"
-    prep_fbank.main([*arguments.split(), "--workers", "1"])
+    lst("prep", "fbank", *arguments.split(), "--workers", "1")
     for split in ("train", "dev"):
         translated, spoken = entries(out / f"{split}.tsv"), entries(out / f"{split}_asr.tsv")
         assert [row["audio"] for row in spoken] == [row["audio"] for row in translated]
@@ -155,11 +153,11 @@ def test_transcripts_for_pretraining(prepared: Path, prep_fbank: ModuleType) -> 
     assert (out / "dict.txt").read_text() != (out / "dict_asr.txt").read_text()
 
 
-def test_a_speech_encoders_output_for_features(prepared: Path, prep_fbank: ModuleType, backbones: dict) -> None:
+def test_a_speech_encoders_output_for_features(prepared: Path, backbones: dict) -> None:
     """Each segment's as it is alone, whatever stands beside it in a batch."""
     out = prepared / "encoded"
     arguments = f"--manifests {prepared / 'audio'} --out {out} --splits train tst-COMMON --vocab-size 40"
-    prep_fbank.main([*arguments.split(), "--speech-encoder", backbones["wav2vec2"]])
+    lst("prep", "fbank", *arguments.split(), "--speech-encoder", backbones["wav2vec2"])
     assert S2TDataConfig(out / "config.yaml").input_feat_per_channel == 32
     frontend = build_frontend(backbones["wav2vec2"]).eval()
     rows = entries(out / "tst-COMMON.tsv")

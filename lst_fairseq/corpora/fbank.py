@@ -1,32 +1,20 @@
-#!/usr/bin/env python3
 """Features, vocabulary and settings for fairseq's own speech_to_text task, from manifests of audio segments.
-
-    python scripts/prep_fbank.py --manifests results/mustc-de/data --out results/mustc-de/baseline/data
-    python scripts/prep_fbank.py --manifests data --out fbank --splits train dev tst-COMMON tst-HE --vocab-size 1000
-    python scripts/prep_fbank.py --manifests data --out fbank --asr-vocab-size 5000      # to pretrain on transcripts
-    python scripts/prep_fbank.py --manifests data --out wav2vec --speech-encoder /models/wav2vec2
 
 What fairseq's recipe for MuST-C does, without torchaudio: 80 log-mel bins of the 16-bit scaled waveform, one .npy a
 segment in an uncompressed zip a split, which fairseq reads by byte offset; normalisation per utterance and SpecAugment
-as transforms in config.yaml; a sentencepiece unigram vocabulary of the training targets. As there, training segments
-shorter than 5 or longer than 3,000 frames are left out, and counted; of other splits every segment is kept, in order.
-Splits that are there already are kept. Needs kaldi-native-fbank.
-
---asr-vocab-size adds what pretraining the encoder on transcripts needs: the splits train_asr and dev_asr (the same
-features, transcripts for targets) and config_asr.yaml. --speech-encoder takes a frozen speech encoder's output (50 a
-second) instead of filterbanks: the baseline is then a Transformer on top of it, without an LLM.
+as transforms in config.yaml; a sentencepiece unigram vocabulary of the training targets.
 """
 
-import argparse
 import csv
 import io
 import os
 import shutil
-import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,13 +22,14 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
-
-from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, Segment, read_segment
+from lst_fairseq.corpora.preparation import is_train
+from lst_fairseq.data.audio import SAMPLE_RATE, Segment, read_segment
 from lst_fairseq.data.manifest import ManifestError, Row, read_manifest, write_manifest
+from lst_fairseq.errors import SettingsError
 from lst_fairseq.models.pretrained import model_source
 from lst_fairseq.utils.arguments import positive
-from lst_fairseq.utils.files import atomic_text, file_errors_in_one_line, replacing
+from lst_fairseq.utils.files import atomic_text, replacing
+from lst_fairseq.utils.flags import setting
 
 if TYPE_CHECKING:
     from lst_fairseq.models.frontends import SpeechFrontend
@@ -51,6 +40,82 @@ WINDOW, SHIFT = SAMPLE_RATE * 25 // 1000, SAMPLE_RATE // 100  # samples
 ENCODED_AT_ONCE = 8  # segments that a speech encoder takes in one batch
 COPIED_COLUMNS = ("id", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's Dictionary has these of its own, in this order
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineOptions:
+    """What fairseq's own task is to be trained on."""
+
+    vocab_size: int = setting("sentencepiece pieces", 8000, kind=positive)
+    time_mask: int = setting("SpecAugment's longest mask, in frames", 100)
+    asr_vocab_size: int | None = setting("also prepare ASR, with so many pieces", None, metavar="N")
+    speech_encoder: str | None = setting(
+        "its output instead of filterbanks (as --task lst_st)", None, metavar="PATH"
+    )
+    workers: int | None = setting("processes", None, kind=positive, unset="one a core")
+
+
+def prepare_baseline(
+    manifests: Path,
+    out: Path,
+    splits: Sequence[str] = ("train", "dev", "tst-COMMON"),
+    options: BaselineOptions | None = None,
+    say: Callable[[str], object] = print,
+) -> None:
+    """Write features, manifests, vocabulary and config.yaml into a folder; splits that are there are kept.
+
+    As in fairseq's recipe, training segments shorter than 5 or longer than 3,000 frames are left out,
+    and counted; of other splits every segment is kept, in order.
+
+    Args:
+        manifests: folder with SPLIT.tsv.
+        out: folder for all that is made.
+        splits: which of them; ``train``, whose targets make the vocabulary, among them.
+        options: of features and vocabulary.
+        say: is given a line on each split that is there already or loses segments.
+
+    Raises:
+        ManifestError, AudioError, ValueError: a split, its audio or the speech encoder cannot be used.
+    """
+    options = options or BaselineOptions()
+    if "train" not in splits:
+        raise SettingsError("--splits: train has to be among them, its targets make the vocabulary")
+    out.mkdir(parents=True, exist_ok=True)
+    if options.speech_encoder:
+        model_source(options.speech_encoder, "--speech-encoder")
+    found = {split: read_manifest(manifests / f"{split}.tsv").rows for split in splits}
+    frontend = load_frontend(options.speech_encoder) if options.speech_encoder else None
+    for split, rows in found.items():
+        if (out / f"{split}.tsv").exists():
+            say(f"{split}: there already")
+            continue
+        with encoded([row.segment for row in rows], frontend, options.workers) as features:
+            kept = write_split(split, rows, out, features)
+        if kept < len(rows):
+            count = f"{len(rows) - kept} of {len(rows)}"
+            say(f"{split}: left out {count} segments, outside {MIN_FRAMES} to {MAX_FRAMES} frames")
+    targets = {"": ([row.tgt_text for row in found["train"]], options.vocab_size)}
+    if options.asr_vocab_size:
+        write_transcripts("dev", out)
+        targets["_asr"] = (write_transcripts("train", out), options.asr_vocab_size)
+    width = frontend.output_dim if frontend is not None else BINS
+    for suffix, (texts, size) in targets.items():
+        write_vocabulary(texts, size, out, suffix)
+        with atomic_text(out / f"config{suffix}.yaml") as file:
+            config = data_config(out, options.time_mask, width, suffix)
+            yaml.safe_dump(config, file, sort_keys=False)
+
+
+@contextmanager
+def encoded(
+    segments: list[Segment], frontend: "SpeechFrontend | None", workers: int | None
+) -> Iterator[Iterable[tuple[bytes, int]]]:
+    """The features of each segment in order, as :func:`as_npy` gives them: filterbanks without a frontend."""
+    if frontend is not None:
+        yield encoded_by(frontend, segments)
+        return
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        yield pool.map(encoded_fbank, segments, chunksize=16)
 
 
 def fbank(waveform: np.ndarray) -> np.ndarray:
@@ -130,28 +195,25 @@ class StoredZip:
         self.file.close()
 
 
-def prepare_split(split: str, rows: list[Row], out: Path, encoded: Iterable[tuple[bytes, int]]) -> None:
+def write_split(split: str, rows: list[Row], out: Path, encoded: Iterable[tuple[bytes, int]]) -> int:
     """Write OUT/SPLIT.zip, then OUT/SPLIT.tsv, which is there only once the zip is whole.
 
-    ``encoded`` gives the features of each row in order, as :func:`as_npy` does.
+    ``encoded`` gives the features of each row in order, as :func:`as_npy` does. Returns how many
+    segments it has.
     """
-    is_train = split.startswith("train")
     archive = out / f"{split}.zip"
     kept: list[dict[str, object]] = []
     with replacing(archive) as partial, StoredZip(partial) as stored:
         for row, (data, frames) in zip(rows, tqdm(encoded, split, len(rows), unit="seg"), strict=True):
-            if is_train and not MIN_FRAMES <= frames <= MAX_FRAMES:
+            if is_train(split) and not MIN_FRAMES <= frames <= MAX_FRAMES:
                 continue
             start = stored.add(f"{row.line}.npy", data)
             columns = {name: getattr(row, name) for name in COPIED_COLUMNS}
             kept.append({**columns, "audio": f"{archive.resolve()}:{start}:{len(data)}", "n_frames": frames})
-    write_manifest(out / f"{split}.tsv", kept)
-    if len(kept) < len(rows):
-        count = f"{len(rows) - len(kept)} of {len(rows)}"
-        print(f"{split}: left out {count} segments, outside {MIN_FRAMES} to {MAX_FRAMES} frames")
+    return write_manifest(out / f"{split}.tsv", kept)
 
 
-def prepare_transcripts(split: str, out: Path) -> list[str]:
+def write_transcripts(split: str, out: Path) -> list[str]:
     """Write OUT/SPLIT_asr.tsv: the same features as OUT/SPLIT.tsv, with transcripts for targets; returns these."""
     with open(out / f"{split}.tsv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -166,7 +228,7 @@ def prepare_transcripts(split: str, out: Path) -> list[str]:
     return [row["src_text"] for row in rows]
 
 
-def prepare_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "") -> None:
+def write_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "") -> None:
     """Train OUT/spm.model on texts and write its pieces as OUT/dict.txt, fairseq's Dictionary; both with a suffix."""
     import sentencepiece
 
@@ -216,54 +278,3 @@ def data_config(out: Path, time_mask: int, width: int = BINS, suffix: str = "") 
         },
         "feature_transforms": {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn", "specaugment"]},
     }
-
-
-@file_errors_in_one_line
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifests", type=Path, required=True, help="folder with SPLIT.tsv, from prep_mustc.py")
-    parser.add_argument("--out", type=Path, required=True, help="folder for all that is made")
-    parser.add_argument("--splits", nargs="+", default=["train", "dev", "tst-COMMON"], help="with train")
-    parser.add_argument("--vocab-size", type=positive, default=8000, help="sentencepiece pieces (default: 8000)")
-    parser.add_argument("--time-mask", type=int, default=100, help="SpecAugment's longest mask (default: 100 frames)")
-    parser.add_argument("--asr-vocab-size", type=int, metavar="N", help="also prepare ASR, with so many pieces")
-    parser.add_argument("--speech-encoder", metavar="PATH", help="its output instead of filterbanks (as --task lst_st)")
-    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes (default: one a core)")
-    args = parser.parse_args(argv)
-    if "train" not in args.splits:
-        parser.error("--splits: train has to be among them, its targets make the vocabulary")
-
-    args.out.mkdir(parents=True, exist_ok=True)
-    width = BINS
-    try:
-        if args.speech_encoder:
-            model_source(args.speech_encoder, "--speech-encoder")
-        manifests = {split: read_manifest(args.manifests / f"{split}.tsv").rows for split in args.splits}
-        frontend = None
-        if args.speech_encoder:
-            frontend = load_frontend(args.speech_encoder)
-            width = frontend.output_dim
-        for split, rows in manifests.items():
-            if (args.out / f"{split}.tsv").exists():
-                print(f"{split}: there already")
-            else:
-                segments = [row.segment for row in rows]
-                if frontend is not None:
-                    prepare_split(split, rows, args.out, encoded_by(frontend, segments))
-                    continue
-                with ProcessPoolExecutor(args.workers) as pool:
-                    prepare_split(split, rows, args.out, pool.map(encoded_fbank, segments, chunksize=16))
-        targets = {"": ([row.tgt_text for row in manifests["train"]], args.vocab_size)}
-        if args.asr_vocab_size:
-            prepare_transcripts("dev", args.out)
-            targets["_asr"] = (prepare_transcripts("train", args.out), args.asr_vocab_size)
-    except (ManifestError, AudioError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    for suffix, (texts, size) in targets.items():
-        prepare_vocabulary(texts, size, args.out, suffix)
-        with atomic_text(args.out / f"config{suffix}.yaml") as file:
-            yaml.safe_dump(data_config(args.out, args.time_mask, width, suffix), file, sort_keys=False)
-
-
-if __name__ == "__main__":
-    main()

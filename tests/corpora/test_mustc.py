@@ -5,10 +5,11 @@ import pytest
 import soundfile
 import yaml
 
+from lst_fairseq.corpora.mustc import _PLAIN_LINE
 from lst_fairseq.data import manifest
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import read_manifest
-from tests.support.helpers import load_script
+from tests.support.helpers import load_script, lst
 
 RATE = 16_000
 WAV_SECONDS = {"ted_1.wav": 4.0, "ted_2.wav": 2.0}
@@ -19,11 +20,6 @@ SEGMENTS = [
     ("ted_1.wav", 3.0, 1.0, "Four.", "Vier\u2028oder\x85fünf."),
     ("ted_2.wav", 0.0, 2.0, "Six.", "Sechs."),
 ]
-
-
-@pytest.fixture(scope="module")
-def prep():
-    return load_script("prep_mustc")
 
 
 def write_split(root, split="train", segments=SEGMENTS, lang="de"):
@@ -43,21 +39,21 @@ def write_split(root, split="train", segments=SEGMENTS, lang="de"):
     return base / "txt" / f"{split}.yaml"
 
 
-def run(prep, root, *options, lang="de"):
-    prep.main(["--data-root", str(root), "--tgt-lang", lang, "--out", str(root / "out"), *options])
+def run(root, *options, lang="de"):
+    lst("prep", "mustc", "--data-root", str(root), "--tgt-lang", lang, "--out", str(root / "out"), *options)
     return root / "out"
 
 
-def failure(prep, root, *options, lang="de") -> str:
+def failure(root, *options, lang="de") -> str:
     with pytest.raises(SystemExit) as caught:
-        run(prep, root, *options, lang=lang)
+        run(root, *options, lang=lang)
     assert caught.value.code.startswith("error: ") and "\n" not in caught.value.code
     return caught.value.code
 
 
-def test_manifest(prep, tmp_path, capsys):
+def test_manifest(tmp_path, capsys):
     write_split(tmp_path)
-    out = run(prep, tmp_path)
+    out = run(tmp_path)
     rows = read_manifest(out / "train.tsv").rows  # checks the audio of each
     assert [row.id for row in rows] == ["ted_1_0", "ted_1_1", "ted_1_2", "ted_2_0"]
     assert [(row.src_text, row.tgt_text) for row in rows] == [segment[3:] for segment in SEGMENTS]
@@ -78,41 +74,41 @@ def test_manifest(prep, tmp_path, capsys):
     assert capsys.readouterr().out == "train: 4 segments, 2 talks, 0.00 h\n"
 
 
-def test_again_gives_the_same_files(prep, tmp_path):
+def test_again_gives_the_same_files(tmp_path):
     write_split(tmp_path)
-    before = {path.name: path.read_bytes() for path in run(prep, tmp_path).iterdir()}
-    assert {path.name: path.read_bytes() for path in run(prep, tmp_path).iterdir()} == before
+    before = {path.name: path.read_bytes() for path in run(tmp_path).iterdir()}
+    assert {path.name: path.read_bytes() for path in run(tmp_path).iterdir()} == before
     assert sorted(before) == ["config.yaml", "train.tsv"]
 
 
-def test_splits(prep, tmp_path, capsys):
+def test_splits(tmp_path, capsys):
     for split in ("tst-HE", "train", "extra", "tst-COMMON", "dev"):
         write_split(tmp_path, split)
-    out = run(prep, tmp_path)
+    out = run(tmp_path)
     assert [line.split(":")[0] for line in capsys.readouterr().out.split("\n")[:-1]] == [
         *("train", "dev", "tst-COMMON", "tst-HE"),
         "extra",
     ]
     assert len(list(out.glob("*.tsv"))) == 5
-    run(prep, tmp_path, "--splits", "dev")
+    run(tmp_path, "--splits", "dev")
     assert capsys.readouterr().out.startswith("dev: 4 segments")
-    assert "no split tst-X; there are: dev, extra, train, tst-COMMON, tst-HE" in failure(
-        prep, tmp_path, "--splits", "dev", "tst-X"
+    assert "no split tst-X; there are: train, dev, tst-COMMON, tst-HE, extra" in failure(
+        tmp_path, "--splits", "dev", "tst-X"
     )
 
 
-def test_unknown_language_lists_those_there_are(prep, tmp_path):
+def test_unknown_language_lists_those_there_are(tmp_path):
     write_split(tmp_path, lang="de")
     write_split(tmp_path, lang="pt-br")
-    assert run(prep, tmp_path, lang="pt-br").is_dir()
-    message = failure(prep, tmp_path, lang="xx")
+    assert run(tmp_path, lang="pt-br").is_dir()
+    message = failure(tmp_path, lang="xx")
     assert f"{tmp_path}/en-xx/data: no such folder" in message and "de, pt-br" in message
 
 
 @pytest.mark.parametrize("style", ["quoted", "block", "windows", "other order"])
-def test_other_yaml_shapes_give_the_same(prep, tmp_path, style):
+def test_other_yaml_shapes_give_the_same(tmp_path, style):
     path = write_split(tmp_path)
-    expected = (run(prep, tmp_path) / "train.tsv").read_bytes()
+    expected = (run(tmp_path) / "train.tsv").read_bytes()
     entries = yaml.safe_load(path.read_text())
     if style == "quoted":
         text = path.read_text().replace("wav: ted_1.wav", "wav: 'ted_1.wav'")
@@ -126,7 +122,7 @@ def test_other_yaml_shapes_give_the_same(prep, tmp_path, style):
             for e in entries
         )
     path.write_bytes(text.encode())
-    assert (run(prep, tmp_path) / "train.tsv").read_bytes() == expected
+    assert (run(tmp_path) / "train.tsv").read_bytes() == expected
 
 
 CLEANING = [
@@ -138,26 +134,26 @@ CLEANING = [
 ]
 
 
-def test_train_is_cleaned_and_counted(prep, tmp_path, capsys):
+def test_train_is_cleaned_and_counted(tmp_path, capsys):
     write_split(tmp_path, segments=CLEANING)
-    rows = read_manifest(run(prep, tmp_path) / "train.tsv").rows
+    rows = read_manifest(run(tmp_path) / "train.tsv").rows
     assert [row.id for row in rows] == ["ted_1_0", "ted_1_1", "ted_1_2", "ted_2_0", "ted_2_2"]  # ids do not move up
     assert "train: 5 segments, 2 talks, 0.00 h; left out 3 of 8: 2 shorter than 0.1 s, 1 with an empty target" in (
         capsys.readouterr().out
     )
-    run(prep, tmp_path, "--min-seconds", "0", "--max-seconds", "1.5")
+    run(tmp_path, "--min-seconds", "0", "--max-seconds", "1.5")
     printed = capsys.readouterr().out
     assert "1 shorter than 0 s" in printed and "1 longer than 1.5 s" in printed and "left out 3 of 8" in printed
 
 
-def test_test_segments_are_never_left_out(prep, tmp_path):
+def test_test_segments_are_never_left_out(tmp_path):
     segments = [segment for segment in CLEANING if segment[2] > 0]
     for split in ("dev", "tst-COMMON"):
         write_split(tmp_path, split, segments)
-        out = run(prep, tmp_path, "--splits", split, "--min-seconds", "1", "--max-seconds", "1.5")
+        out = run(tmp_path, "--splits", split, "--min-seconds", "1", "--max-seconds", "1.5")
         assert [row.tgt_text for row in read_manifest(out / f"{split}.tsv").rows] == [s[4].strip() for s in segments]
     path = write_split(tmp_path, "dev", CLEANING)
-    assert f"{path}:6: the segment has no samples" in failure(prep, tmp_path, "--splits", "dev")
+    assert f"{path}:6: the segment has no samples" in failure(tmp_path, "--splits", "dev")
 
 
 TALK = [
@@ -169,13 +165,13 @@ TALK = [
 CLEAN = ("--clean-speaker-labels", "--clean-stage-directions", "--min-length-ratio", "0.5")
 
 
-def test_texts_are_cleaned_on_request(prep, tmp_path, capsys):
+def test_texts_are_cleaned_on_request(tmp_path, capsys):
     for split in ("train", "dev"):
         write_split(tmp_path, split, TALK)
-    before = (run(prep, tmp_path) / "train.tsv").read_text()
+    before = (run(tmp_path) / "train.tsv").read_text()
     assert "Chris Anderson: Thank you. (Applause)\tChris Anderson: Danke. (Beifall)" in before
     capsys.readouterr()
-    out = run(prep, tmp_path, *CLEAN)
+    out = run(tmp_path, *CLEAN)
     rows = read_manifest(out / "train.tsv").rows
     assert [(row.id, row.src_text, row.tgt_text) for row in rows] == [
         ("ted_1_0", "Thank you.", "Danke."),
@@ -186,44 +182,44 @@ def test_texts_are_cleaned_on_request(prep, tmp_path, capsys):
     assert "left out 2 of 4: 1 with an empty target, 1 with a target under 0.5 times the source's length" in printed
     # Development data are never touched.
     assert [(r.src_text, r.tgt_text) for r in read_manifest(out / "dev.tsv").rows] == [s[3:] for s in TALK]
-    rows = read_manifest(run(prep, tmp_path, *CLEAN, "--no-drop-empty") / "train.tsv").rows
+    rows = read_manifest(run(tmp_path, *CLEAN, "--no-drop-empty") / "train.tsv").rows
     assert [row.tgt_text for row in rows] == ["Danke.", "", "Ja, das ist wirklich so."]
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
-def test_other_sampling_rates(prep, tmp_path, rate):
+def test_other_sampling_rates(tmp_path, rate):
     write_split(tmp_path)
     wavs = tmp_path / "en-de" / "data" / "train" / "wav"
     for name, seconds in WAV_SECONDS.items():
         soundfile.write(wavs / name, np.zeros(round(seconds * rate), dtype=np.int16), rate)
-    rows = read_manifest(run(prep, tmp_path) / "train.tsv").rows
+    rows = read_manifest(run(tmp_path) / "train.tsv").rows
     for row, (_, offset, duration, *_) in zip(rows, SEGMENTS, strict=True):
         assert (row.segment.offset, row.segment.frames) == (round(offset * rate), round(duration * rate))
         assert abs(row.n_samples - duration * RATE) <= 1  # what is read is resampled to 16 kHz
 
 
-def test_each_header_is_read_once(prep, tmp_path, monkeypatch):
+def test_each_header_is_read_once(tmp_path, monkeypatch):
     write_split(tmp_path)
     opened = []
     audio_info = manifest.audio_info
     monkeypatch.setattr(manifest, "audio_info", lambda path: opened.append(path) or audio_info(path))
-    run(prep, tmp_path)
+    run(tmp_path)
     wavs = tmp_path / "en-de" / "data" / "train" / "wav"
     assert sorted(opened) == [str(wavs / "ted_1.wav"), str(wavs / "ted_2.wav")]
 
 
-def test_the_benchmark_makes_a_corpus_that_is_prepared(prep, tmp_path):
+def test_the_benchmark_makes_a_corpus_that_is_prepared(tmp_path):
     benchmark = load_script("mustc_manifest", "benchmarks")
     benchmark.make_corpus(tmp_path, segments=50, talks=3, seed=1)
-    rows = read_manifest(run(prep, tmp_path, "--min-seconds", "0", "--max-seconds", "100") / "train.tsv").rows
+    rows = read_manifest(run(tmp_path, "--min-seconds", "0", "--max-seconds", "100") / "train.tsv").rows
     assert len(rows) == 50 and [row.id for row in rows[:16]] == [f"ted_0_{i}" for i in range(16)]
     text = (tmp_path / "en-de" / "data" / "train" / "txt" / "train.yaml").read_text()
-    assert all(prep._PLAIN_LINE.fullmatch(line) for line in text.split("\n")[:-1])  # the quick way is measured
+    assert all(_PLAIN_LINE.fullmatch(line) for line in text.split("\n")[:-1])  # the quick way is measured
 
 
-def test_a_rounding_error_at_the_end_of_the_wav(prep, tmp_path, capsys):
+def test_a_rounding_error_at_the_end_of_the_wav(tmp_path, capsys):
     write_split(tmp_path, segments=[("ted_2.wav", 1.0, 1.005, "End.", "Ende."), *SEGMENTS])
-    row = read_manifest(run(prep, tmp_path) / "train.tsv").rows[0]
+    row = read_manifest(run(tmp_path) / "train.tsv").rows[0]
     assert (row.segment.offset, row.segment.frames) == (16_000, 16_000)
     assert "1 ends moved to the end of the wav" in capsys.readouterr().out
 
@@ -240,35 +236,35 @@ def test_a_rounding_error_at_the_end_of_the_wav(prep, tmp_path, capsys):
         ("", 1.0, "the segment has no offset"),
     ],
 )
-def test_a_bad_position_is_named(prep, tmp_path, offset, duration, message):
+def test_a_bad_position_is_named(tmp_path, offset, duration, message):
     path = write_split(tmp_path, segments=[*SEGMENTS, ("ted_2.wav", offset, duration, "Bad.", "Schlecht.")])
-    found = failure(prep, tmp_path)
+    found = failure(tmp_path)
     assert f"{path}:5: " in found and message in found
     assert not (tmp_path / "out" / "train.tsv").exists()
 
 
-def test_more_clipping_on_request(prep, tmp_path):
+def test_more_clipping_on_request(tmp_path):
     write_split(tmp_path, "dev", [("ted_2.wav", 1.0, 1.05, "End.", "Ende.")])
-    assert "--max-clip-seconds" in failure(prep, tmp_path)
-    assert len(read_manifest(run(prep, tmp_path, "--max-clip-seconds", "0.1") / "dev.tsv").rows) == 1
+    assert "--max-clip-seconds" in failure(tmp_path)
+    assert len(read_manifest(run(tmp_path, "--max-clip-seconds", "0.1") / "dev.tsv").rows) == 1
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "en", "de"])
-def test_counts_have_to_agree(prep, tmp_path, suffix):
+def test_counts_have_to_agree(tmp_path, suffix):
     path = write_split(tmp_path).with_suffix(f".{suffix}")
     path.write_bytes(path.read_bytes().rpartition(b"\n")[0].rpartition(b"\n")[0] + b"\n")
-    message = failure(prep, tmp_path)
+    message = failure(tmp_path)
     assert all(name in message for name in ("train.yaml", "train.en", "train.de", "have to agree"))
     assert " 3" in message and " 4" in message
 
 
-def test_missing_and_broken_wavs_are_named(prep, tmp_path):
+def test_missing_and_broken_wavs_are_named(tmp_path):
     path = write_split(tmp_path)
     wav = path.parents[1] / "wav" / "ted_2.wav"
     wav.write_bytes(wav.read_bytes()[:-1000])
-    assert f"{path}:4: {wav}: cut short" in failure(prep, tmp_path)
+    assert f"{path}:4: {wav}: cut short" in failure(tmp_path)
     wav.unlink()
-    assert f"{path}:4: {wav}: no such audio file" in failure(prep, tmp_path)
+    assert f"{path}:4: {wav}: no such audio file" in failure(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -281,27 +277,27 @@ def test_missing_and_broken_wavs_are_named(prep, tmp_path):
         ("- {duration: 1.0, offset: 0.5, wav: 'ted_1.wav}\n", 2),
     ],
 )
-def test_broken_yaml_is_named(prep, tmp_path, text, line):
+def test_broken_yaml_is_named(tmp_path, text, line):
     path = write_split(tmp_path)
     path.write_text(text)
-    message = failure(prep, tmp_path)
+    message = failure(tmp_path)
     assert f"{path}:{line}: " in message and "list of mappings" in message
 
 
-def test_missing_and_empty_files(prep, tmp_path):
+def test_missing_and_empty_files(tmp_path):
     path = write_split(tmp_path)
     path.with_suffix(".de").write_bytes(b"\xff\xfe")
-    assert f"{path.with_suffix('.de')}: not UTF-8" in failure(prep, tmp_path)
+    assert f"{path.with_suffix('.de')}: not UTF-8" in failure(tmp_path)
     path.with_suffix(".de").unlink()
-    assert f"{path.with_suffix('.de')}: no such file" in failure(prep, tmp_path)
+    assert f"{path.with_suffix('.de')}: no such file" in failure(tmp_path)
     for suffix in ("yaml", "en", "de"):
         path.with_suffix(f".{suffix}").write_bytes(b"")
-    assert f"{path}: holds no segment" in failure(prep, tmp_path)
+    assert f"{path}: holds no segment" in failure(tmp_path)
     (tmp_path / "en-fr" / "data").mkdir(parents=True)
-    assert "no split" in failure(prep, tmp_path, lang="fr")
+    assert "no split" in failure(tmp_path, lang="fr")
 
 
-def test_help_has_examples(prep, capsys):
+def test_help_has_examples(capsys):
     with pytest.raises(SystemExit):
-        prep.main(["--help"])
-    assert "python scripts/prep_mustc.py --data-root" in capsys.readouterr().out
+        lst("prep", "mustc", "--help")
+    assert "lst prep mustc --data-root" in capsys.readouterr().out

@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.support.helpers import load_script, write_tsv
+from lst_fairseq.corpora.checking import OPPOSITE_PHASE
+from tests.support.helpers import lst, write_tsv
 
 RATE = 16_000
 COLUMNS = ("id", "audio", "n_frames", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")
-
-
-@pytest.fixture(scope="module")
-def check():
-    return load_script("check_manifest")
 
 
 @pytest.fixture
@@ -34,10 +30,10 @@ def row(i, audio="talk.wav", frames=1000, source=None, target=None, **columns):
     return {"id": f"r{i}", "audio": audio, "n_frames": frames, **texts, **languages, **columns}
 
 
-def run(check, folder, *names, options=()):
+def run(folder, *names, options=()):
     """Exit status, and for each manifest a dict from (level, kind) to the lines named."""
     arguments = [*(str(folder / name) for name in names), "--audio-root", str(folder), *options]
-    status = check.main([*arguments, "--json", str(folder / "report.json")])
+    status = lst("check", *arguments, "--json", str(folder / "report.json"))
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     findings = []
     for manifest in report["manifests"]:
@@ -54,18 +50,18 @@ def run(check, folder, *names, options=()):
     return status, findings
 
 
-def test_sound_manifests(check, folder, capsys):
+def test_sound_manifests(folder, capsys):
     write_tsv(folder / "train.tsv", [row(i) for i in range(1, 5)])
     write_tsv(folder / "dev.tsv", [row(i, "other.wav") for i in range(5, 9)])
-    status, findings = run(check, folder, "train.tsv", "dev.tsv")
+    status, findings = run(folder, "train.tsv", "dev.tsv")
     assert status == 0 and findings == [{}, {}]
     printed = capsys.readouterr().out
     assert f"{folder / 'train.tsv'}: 4 segments, 0.00 h in 1 audio files" in printed
     assert printed.endswith("2 manifests: 0 errors, 0 warnings, 0 notes\n")
-    assert run(check, folder, ".")[1] == [{}, {}]  # the folder
+    assert run(folder, ".")[1] == [{}, {}]  # the folder
 
 
-def test_audio(check, folder):
+def test_audio(folder):
     rows = [
         row(1),
         row(2, "missing.wav"),
@@ -82,7 +78,7 @@ def test_audio(check, folder):
         row(13, "", n_frames=7),
     ]
     write_tsv(folder / "train.tsv", rows)
-    status, (found,) = run(check, folder, "train.tsv")
+    status, (found,) = run(folder, "train.tsv")
     assert status == 1
     assert found == {
         ("error", "missing file"): [3],
@@ -95,12 +91,12 @@ def test_audio(check, folder):
         ("error", "n_frames is no whole number"): [12],
         ("error", "n_frames of text alone is not 0"): [14],
     }
-    status, (found,) = run(check, folder, "train.tsv", options=["--no-audio"])
+    status, (found,) = run(folder, "train.tsv", options=["--no-audio"])
     kinds = {"malformed segment", "n_frames is no whole number", "n_frames of text alone is not 0"}
     assert status == 1 and {kind for _, kind in found} == kinds
 
 
-def test_texts(check, folder):
+def test_texts(folder):
     rows = [
         row(1),
         row(2, target=""),
@@ -123,7 +119,7 @@ def test_texts(check, folder):
         row(15, target="Vier\u2028oder fünf."),
     ]
     write_tsv(folder / "train.tsv", rows)
-    status, (found,) = run(check, folder, "train.tsv")
+    status, (found,) = run(folder, "train.tsv")
     assert status == 1
     assert found == {
         ("error", "neither audio nor src_text"): [15],
@@ -139,12 +135,12 @@ def test_texts(check, folder):
     }
     rows = [r for r in rows if r["audio"]]
     write_tsv(folder / "train.tsv", rows)
-    assert run(check, folder, "train.tsv")[0] == 0  # warnings alone are no failure
-    found = run(check, folder, "train.tsv", options=["--max-length-ratio", "20"])[1][0]
+    assert run(folder, "train.tsv")[0] == 0  # warnings alone are no failure
+    found = run(folder, "train.tsv", options=["--max-length-ratio", "20"])[1][0]
     assert not any("length ratio" in kind for _, kind in found)
 
 
-def test_duplicates(check, folder):
+def test_duplicates(folder):
     again = {"task": "asr", "tgt_lang": "en", "id": "r1-asr"}
     rows = [
         row(1),
@@ -154,7 +150,7 @@ def test_duplicates(check, folder):
         row(5, id=" "),
     ]
     write_tsv(folder / "train.tsv", rows)
-    status, (found,) = run(check, folder, "train.tsv")
+    status, (found,) = run(folder, "train.tsv")
     assert status == 1
     assert found == {
         ("error", "duplicate id"): [3],
@@ -163,7 +159,7 @@ def test_duplicates(check, folder):
     }
 
 
-def test_training_data_in_the_test_data(check, folder, capsys):
+def test_training_data_in_the_test_data(folder, capsys):
     train = [row(1, "talk.wav:1000:3000", 3000), row(2, "talk.wav:1500:100", 100), row(3, "slow.wav:0:-1", 32000)]
     write_tsv(folder / "train.tsv", [*train, row(4, "talk.wav:9000:1000")])
     test = [
@@ -177,7 +173,7 @@ def test_training_data_in_the_test_data(check, folder, capsys):
         row(18, "other.wav:5010:10", 10, source="Sentence 1 is here.", target="Ein anderer Satz."),
     ]
     write_tsv(folder / "tst.tsv", test)
-    status, (in_train, found) = run(check, folder, "train.tsv", "tst.tsv")
+    status, (in_train, found) = run(folder, "train.tsv", "tst.tsv")
     found = {key: lines for key, lines in found.items() if key[0] != "note"}
     assert status == 1 and all(level == "note" for level, _ in in_train)
     assert found == {
@@ -189,7 +185,7 @@ def test_training_data_in_the_test_data(check, folder, capsys):
     assert f"tst.tsv:8: 'Satz 1 steht hier.', as in {folder / 'train.tsv'}:2" in printed
 
 
-def test_files_that_are_no_manifests(check, folder, capsys):
+def test_files_that_are_no_manifests(folder, capsys):
     (folder / "train.tsv").write_text(
         "id\taudio\tn_frames\ttgt_text\nr1\ttalk.wav\t64000\n\nr2\ttalk.wav\t64000\tJa.\n"
     )
@@ -197,7 +193,7 @@ def test_files_that_are_no_manifests(check, folder, capsys):
     (folder / "b.tsv").write_bytes(b"id\xff")
     (folder / "c.tsv").write_text("id\taudio\tn_frames\ttgt_text\tid\n")
     (folder / "d.tsv").write_text("id\taudio\tn_frames\ttgt_text\n")
-    status, found = run(check, folder, "train.tsv", "a.tsv", "b.tsv", "c.tsv", "d.tsv", "e.tsv")
+    status, found = run(folder, "train.tsv", "a.tsv", "b.tsv", "c.tsv", "d.tsv", "e.tsv")
     assert status == 1
     assert found == [
         {("error", "wrong number of fields"): [2]},
@@ -210,24 +206,24 @@ def test_files_that_are_no_manifests(check, folder, capsys):
     assert "no column n_frames, tgt_text; found: id, audio" in capsys.readouterr().out
     (folder / "none").mkdir()
     with pytest.raises(SystemExit, match="holds no manifest"):
-        check.main([str(folder / "none")])
+        lst("check", str(folder / "none"))
 
 
-def test_only_the_first_lines_are_named(check, folder, capsys):
+def test_only_the_first_lines_are_named(folder, capsys):
     write_tsv(folder / "dev.tsv", [row(i, target="") for i in range(8)])
-    run(check, folder, "dev.tsv", options=["--show", "5"])
+    run(folder, "dev.tsv", options=["--show", "5"])
     printed = capsys.readouterr().out
     assert "warning: empty tgt_text: 8" in printed and "and 3 more" in printed
     assert f"{folder / 'dev.tsv'}:6" in printed and f"{folder / 'dev.tsv'}:7" not in printed
 
 
-def test_help_has_examples(check, capsys):
+def test_help_has_examples(capsys):
     with pytest.raises(SystemExit):
-        check.main(["--help"])
-    assert "python scripts/check_manifest.py data/mustc-de/train.tsv" in capsys.readouterr().out
+        lst("check", "--help")
+    assert "lst check data/mustc-de/train.tsv" in capsys.readouterr().out
 
 
-def test_audio_that_would_be_lost(check, folder):
+def test_audio_that_would_be_lost(folder):
     samples = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE)
     files = {"joined.flac": "FLAC", "joined.ogg": "OGG", "joined.mp3": "MP3", "cut.aiff": "AIFF"}
     for name, container in files.items():
@@ -237,11 +233,11 @@ def test_audio_that_would_be_lost(check, folder):
     soundfile.write(folder / "opposite.wav", np.stack([samples, -samples], axis=1), RATE)
     names = ["joined.flac", "joined.ogg", "joined.mp3", "cut.aiff", "opposite.wav:0:16000", "talk.wav"]
     write_tsv(folder / "train.tsv", [row(i, name) for i, name in enumerate(names)])
-    status, (found,) = run(check, folder, "train.tsv")
+    status, (found,) = run(folder, "train.tsv")
     assert status == 1
     assert found["error", "audio beyond the header"] == [2, 3, 4]
     assert found["error", "truncated file"] == [5]
-    assert found["warning", check.OPPOSITE_PHASE] == [6]
-    _, (found,) = run(check, folder, "train.tsv", options=["--headers-only"])
+    assert found["warning", OPPOSITE_PHASE] == [6]
+    _, (found,) = run(folder, "train.tsv", options=["--headers-only"])
     assert found["error", "truncated file"] == [5]
-    assert ("warning", check.OPPOSITE_PHASE) not in found
+    assert ("warning", OPPOSITE_PHASE) not in found

@@ -16,11 +16,12 @@ from fairseq.data import Dictionary
 from transformers import Wav2Vec2CTCTokenizer
 
 from lst_fairseq import register
-from lst_fairseq.corpora.preparation import PrepError, read_text
 from lst_fairseq.data.audio import SAMPLE_RATE, read_segment
 from lst_fairseq.data.manifest import Row
+from lst_fairseq.errors import SettingsError
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend, encoder_fingerprint
 from lst_fairseq.models.pretrained import OwnCodeError, ctc_source, load_tokenizer
+from lst_fairseq.utils.text_files import read_text
 
 OPTIONS = FrontendOptions(ctc=True)
 #: Batches whose audio is read while the model works on an earlier one.
@@ -46,15 +47,15 @@ def model_labels(directory: Path) -> Labels:
     """The labels of a model of transformers, from its directory's tokenizer.
 
     Raises:
-        PrepError: there is none.
+        SettingsError: there is none.
     """
     try:
         tokenizer = load_tokenizer(directory, "--speech-encoder")
     except OwnCodeError as error:
-        raise PrepError(str(error)) from None
+        raise SettingsError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise PrepError(
+        raise SettingsError(
             f"--speech-encoder {directory}: no tokenizer there ({reason}); put the vocab.json and "
             "tokenizer_config.json of the CTC model beside its weights"
         ) from None
@@ -75,13 +76,13 @@ def dictionary_labels(path: Path) -> Labels:
     """The labels of a fairseq checkpoint, from its dictionary: letters with "|" or pieces with "▁" between words.
 
     Raises:
-        PrepError: there is no such file, or it is no dictionary.
+        SettingsError: there is no such file, or it is no dictionary.
     """
     read_text(path, "--dict names the dictionary that the checkpoint was fine-tuned with (dict.ltr.txt)")
     try:
         dictionary = Dictionary.load(str(path))
     except (ValueError, RuntimeError) as error:
-        raise PrepError(f"--dict {path}: not a fairseq dictionary, one SYMBOL COUNT a line ({error})") from None
+        raise SettingsError(f"--dict {path}: not a fairseq dictionary, one SYMBOL COUNT a line ({error})") from None
     symbols = [symbol if i >= dictionary.nspecial else "" for i, symbol in enumerate(dictionary.symbols)]
 
     def to_text(ids: list[int]) -> str:
@@ -124,7 +125,7 @@ class Transcriber:
         n_outputs, n_labels = frontend.ctc_head.out_features, self.labels.count
         # Outputs without a label do no harm; labels without an output are another model's.
         if n_labels > n_outputs:
-            raise PrepError(
+            raise SettingsError(
                 f"--speech-encoder {self.path}: its CTC head has {n_outputs} outputs, and its tokenizer or dictionary "
                 f"{n_labels} labels: they belong to two models"
             )

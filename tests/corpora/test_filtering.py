@@ -1,4 +1,4 @@
-"""filter_by_wer.py: its transcripts are transformers' and fairseq's own, and the rates those of the texts."""
+"""lst filter: its transcripts are transformers' and fairseq's own, and the rates those of the texts."""
 
 import json
 import re
@@ -11,20 +11,16 @@ import soundfile
 import torch
 from transformers import AutoTokenizer, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
-from lst_fairseq.corpora import recognition
-from lst_fairseq.corpora.recognition import Transcriber
+from lst_fairseq.corpora.filtering import normalise
+from lst_fairseq.generation import ctc_recognition
+from lst_fairseq.generation.ctc_recognition import Transcriber
 from tests.models.frontends.test_frontend_fairseq import save_ctc, save_hubert, save_wav2vec2
-from tests.support.helpers import load_script, read_tsv, write_tsv
+from tests.support.helpers import lst, read_tsv, write_tsv
 from tests.support.speech_models import save_raw
 
 RATE = 16_000
 SECONDS = (0.6, 1.3, 0.6, 2.0, 0.9, 1.7)
 LETTERS = ("|", "A", "B", "C", "D", "E", "F", "G")
-
-
-@pytest.fixture(scope="module")
-def filter_by_wer():
-    return load_script("filter_by_wer")
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +82,9 @@ def write_train(folder, sources, name="train.tsv", **columns):
     return write_tsv(folder / name, rows)
 
 
-def run(filter_by_wer, folder, model, *options, name="train.tsv", out="clean.tsv"):
+def run(folder, model, *options, name="train.tsv", out="clean.tsv"):
     paths = ["--manifest", str(folder / name), "--out", str(folder / out), "--speech-encoder", str(model)]
-    filter_by_wer.main([*paths, "--device", "cpu", *options])
+    lst("filter", *paths, "--device", "cpu", *options)
     return [row["id"] for row in read_tsv(folder / out)]
 
 
@@ -99,41 +95,38 @@ def failure(*arguments, **settings) -> str:
     return caught.value.code
 
 
-def test_transcripts_are_those_of_transformers(filter_by_wer, folder, model, transcripts):
+def test_transcripts_are_those_of_transformers(folder, model, transcripts):
     write_train(folder, ["something"] * len(SECONDS))
     # 2.5 s at a time: rows of several lengths in one padded batch.
-    kept = run(filter_by_wer, folder, model, "--batch-seconds", "2.5")
+    kept = run(folder, model, "--batch-seconds", "2.5")
     assert kept == [f"u{i}" for i in range(len(SECONDS))]
     found = {row["id"]: row["transcript"] for row in read_tsv(folder / "clean.wer.tsv")}
     assert [found[name] for name in kept] == [" ".join(text.split()) for text in transcripts]
 
 
 def test_transcribe_writes_these_transcripts(folder, model, transcripts):
-    """scripts/transcribe.py, in the manifest's order; rows without audio have no transcript."""
+    """lst transcribe, in the manifest's order; rows without audio have no transcript."""
     rows = read_tsv(write_train(folder, [""] * len(SECONDS), name="tst.tsv"))
     text = {**rows[0], "id": "text", "audio": "", "n_frames": 0, "src_text": "Said nowhere.", "task": "mt"}
     write_tsv(folder / "tst.tsv", [{"task": "st", **row} for row in rows[::-1]] + [text])
-    load_script("transcribe").main(
-        ["--manifest", str(folder / "tst.tsv"), "--speech-encoder", str(model), "--device", "cpu", "--batch-seconds",
-         "2.5", "--out", str(folder / "new" / "tst.tsv")]
-    )  # fmt: skip
+    arguments = ["--manifest", folder / "tst.tsv", "--speech-encoder", model, "--device", "cpu"]
+    lst("transcribe", *arguments, "--batch-seconds", "2.5", "--out", folder / "new" / "tst.tsv")
     found = [(row["id"], row["transcript"]) for row in read_tsv(folder / "new" / "tst.tsv")]
     assert found == [(f"u{i}", " ".join(transcripts[i].split())) for i in range(len(SECONDS))][::-1]
 
 
 def test_transcribe_names_what_is_wrong(folder, model):
     write_train(folder, [""] * len(SECONDS))
-    transcribe = load_script("transcribe")
     arguments = ["--manifest", str(folder / "train.tsv"), "--out", str(folder / "out.tsv"), "--speech-encoder"]
     with pytest.raises(SystemExit, match=f"^error: .*{folder}/nowhere"):
-        transcribe.main([*arguments, str(folder / "nowhere")])
+        lst("transcribe", *arguments, folder / "nowhere")
     (folder / "3.wav").unlink()
     with pytest.raises(SystemExit, match=r"^error: .*3\.wav"):
-        transcribe.main([*arguments, str(model)])
+        lst("transcribe", *arguments, model)
     assert not (folder / "out.tsv").exists()
 
 
-def test_transcripts_are_those_of_fairseq(filter_by_wer, folder, waveforms):
+def test_transcripts_are_those_of_fairseq(folder, waveforms):
     save_wav2vec2(folder)
     save_hubert(folder)
     encoder = save_ctc(folder)["wav2vec_ctc_dict"]
@@ -150,14 +143,14 @@ def test_transcripts_are_those_of_fairseq(filter_by_wer, folder, waveforms):
     assert len(set(expected)) > 3 and any(expected)
     write_train(folder, ["something"] * len(SECONDS))
     checkpoint = folder / "wav2vec_ctc_dict.pt"
-    run(filter_by_wer, folder, checkpoint, "--batch-seconds", "2.5")
+    run(folder, checkpoint, "--batch-seconds", "2.5")
     found = {row["id"]: row["transcript"] for row in read_tsv(folder / "clean.wer.tsv")}
     assert [found[f"u{i}"] for i in range(len(SECONDS))] == expected
     (folder / "other.txt").write_text("A 1\n" * 1 + "B 1\n" + "".join(f"x{i} 1\n" for i in range(9)), encoding="utf-8")
     options = ("--dict", str(folder / "other.txt"))
-    assert "12 outputs, and its tokenizer or dictionary 15" in failure(filter_by_wer, folder, checkpoint, *options)
+    assert "12 outputs, and its tokenizer or dictionary 15" in failure(folder, checkpoint, *options)
     (folder / "dict.ltr.txt").unlink()
-    assert "dict.ltr.txt: no such file; --dict names" in failure(filter_by_wer, folder, checkpoint)
+    assert "dict.ltr.txt: no such file; --dict names" in failure(folder, checkpoint)
 
 
 def sources_of(transcripts) -> tuple[list[str], list[float]]:
@@ -175,11 +168,11 @@ def sources_of(transcripts) -> tuple[list[str], list[float]]:
     return sources, [0.0, 0.0, 1 / (words[2] + 1), 0.5, wrong]
 
 
-def test_rates_and_thresholds(filter_by_wer, folder, model, transcripts, capsys):
+def test_rates_and_thresholds(folder, model, transcripts, capsys):
     sources, expected = sources_of(transcripts)
     path = write_train(folder, sources)
     lines = path.read_text().split("\n")
-    everything = run(filter_by_wer, folder, model)
+    everything = run(folder, model)
     assert everything == [f"u{i}" for i in range(6)]
     rates = {row["id"]: float(row["wer"]) for row in read_tsv(folder / "clean.wer.tsv")}
     assert sorted(rates) == everything[:5]
@@ -190,38 +183,38 @@ def test_rates_and_thresholds(filter_by_wer, folder, model, transcripts, capsys)
 
     threshold = max(0.5, expected[2])
     kept = [f"u{i}" for i in range(5) if expected[i] <= threshold]
-    assert len(kept) < 5 and run(filter_by_wer, folder, model, "--max-wer", str(threshold)) == kept
+    assert len(kept) < 5 and run(folder, model, "--max-wer", str(threshold)) == kept
     # Every column of the lines that are kept is as it was.
     assert (folder / "clean.tsv").read_text().split("\n") == [lines[0], *(lines[int(k[1]) + 1] for k in kept), ""]
     printed = capsys.readouterr().out
     assert f"{len(kept)} of 6 lines; left out: {5 - len(kept)} by word error rate, 1 without a transcript" in printed
-    assert run(filter_by_wer, folder, model, "--max-examples", "2") == ["u0", "u1"]  # lowest, in the manifest's order
-    assert run(filter_by_wer, folder, model, "--max-wer", "0", "--max-examples", "9") == ["u0", "u1"]
+    assert run(folder, model, "--max-examples", "2") == ["u0", "u1"]  # lowest, in the manifest's order
+    assert run(folder, model, "--max-wer", "0", "--max-examples", "9") == ["u0", "u1"]
 
 
-def test_another_threshold_needs_no_decoding(filter_by_wer, folder, model, transcripts, monkeypatch):
+def test_another_threshold_needs_no_decoding(folder, model, transcripts, monkeypatch):
     sources = sources_of(transcripts)[0]
     write_train(folder, sources)
-    run(filter_by_wer, folder, model, "--max-wer", "0")
+    run(folder, model, "--max-wer", "0")
     before = (folder / "clean.wer.tsv").read_bytes()
 
     def fail(*args):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(Transcriber, "transcribe", fail)
-    monkeypatch.setattr(recognition, "build_frontend", fail)
-    assert run(filter_by_wer, folder, model, "--max-wer", "100") == [f"u{i}" for i in range(5)]
+    monkeypatch.setattr(ctc_recognition, "build_frontend", fail)
+    assert run(folder, model, "--max-wer", "100") == [f"u{i}" for i in range(5)]
     wers = ("--wers", str(folder / "clean.wer.tsv"))
-    assert run(filter_by_wer, folder, model, *wers, "--max-examples", "1", out="one.tsv") == ["u0"]
+    assert run(folder, model, *wers, "--max-examples", "1", out="one.tsv") == ["u0"]
     assert (folder / "clean.wer.tsv").read_bytes() == before
     # A corrected transcript changes the rate, not what was heard.
     write_train(folder, ["no such words here", *sources[1:]])
-    assert run(filter_by_wer, folder, model, "--max-wer", "0") == ["u1"]
+    assert run(folder, model, "--max-wer", "0") == ["u1"]
 
 
-def test_an_interrupted_run_goes_on(filter_by_wer, folder, model, monkeypatch):
+def test_an_interrupted_run_goes_on(folder, model, monkeypatch):
     write_train(folder, ["something"] * len(SECONDS))
-    run(filter_by_wer, folder, model)
+    run(folder, model)
     wers = folder / "clean.wer.tsv"
     before = {row["id"]: row for row in read_tsv(wers)}
     assert len(before) == 6
@@ -235,32 +228,32 @@ def test_an_interrupted_run_goes_on(filter_by_wer, folder, model, monkeypatch):
         return transcribe(self, waveforms)
 
     monkeypatch.setattr(Transcriber, "transcribe", counted)
-    run(filter_by_wer, folder, model)
+    run(folder, model)
     assert len(decoded) == 4 and {row["id"]: row for row in read_tsv(wers)} == before
     # Another segment under the same id is decoded anew.
     path = folder / "train.tsv"
     path.write_text(path.read_text().replace("1.wav", "1.wav:0:8000"), encoding="utf-8")
-    run(filter_by_wer, folder, model)
+    run(folder, model)
     assert len(decoded) == 5 and len(decoded[4]) == 8000
 
 
-def test_lines_without_audio_are_kept(filter_by_wer, folder, model):
+def test_lines_without_audio_are_kept(folder, model):
     path = write_train(folder, ["something else"] * 2)
     rows = [*read_tsv(path), {**read_tsv(path)[0], "id": "text", "audio": "", "n_frames": "0"}]
     write_tsv(path, rows)
-    assert run(filter_by_wer, folder, model, "--max-wer", "0") == ["text"]
+    assert run(folder, model, "--max-wer", "0") == ["text"]
 
 
-def test_errors(filter_by_wer, folder, model, backbones, capsys):
+def test_errors(folder, model, backbones, capsys):
     write_train(folder, ["something"] * 2)
-    assert "no tokenizer there" in failure(filter_by_wer, folder, backbones["wav2vec2"])
-    assert "--dict" in failure(filter_by_wer, folder, model, "--dict", str(folder / "dict.ltr.txt"))
+    assert "no tokenizer there" in failure(folder, backbones["wav2vec2"])
+    assert "--dict" in failure(folder, model, "--dict", str(folder / "dict.ltr.txt"))
     (folder / "wers").write_text("id\tother\n", encoding="utf-8")
     assert f"{folder / 'wers'}:1: not a file of" in failure(
-        filter_by_wer, folder, model, "--wers", str(folder / "wers")
+        folder, model, "--wers", str(folder / "wers")
     )
     write_train(folder, [""] * 2, "train_x.tsv")
-    assert "no segment has a transcript" in failure(filter_by_wer, folder, model, name="train_x.tsv")
+    assert "no segment has a transcript" in failure(folder, model, name="train_x.tsv")
     write_train(folder, ["something"] * 2, "dev.tsv")
     for options, name, message in (
         (("--max-wer", "1"), "dev.tsv", "only training data is filtered"),
@@ -268,7 +261,7 @@ def test_errors(filter_by_wer, folder, model, backbones, capsys):
         (("--out", str(folder / "train.tsv")), "train.tsv", "another file than --manifest"),
     ):
         with pytest.raises(SystemExit) as caught:
-            run(filter_by_wer, folder, model, *options, name=name)
+            run(folder, model, *options, name=name)
         assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
@@ -283,11 +276,11 @@ def test_errors(filter_by_wer, folder, model, backbones, capsys):
         ("... ♪", ""),
     ],
 )
-def test_normalise(filter_by_wer, text, normal):
-    assert filter_by_wer.normalise(text) == normal
+def test_normalise(text, normal):
+    assert normalise(text) == normal
 
 
-def test_help_has_examples(filter_by_wer, capsys):
+def test_help_has_examples(capsys):
     with pytest.raises(SystemExit):
-        filter_by_wer.main(["--help"])
-    assert "python scripts/filter_by_wer.py --manifest" in capsys.readouterr().out
+        lst("filter", "--help")
+    assert "lst filter --manifest" in capsys.readouterr().out

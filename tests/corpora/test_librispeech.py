@@ -6,7 +6,7 @@ import soundfile
 import yaml
 
 from lst_fairseq.data.manifest import read_manifest
-from tests.support.helpers import load_script
+from tests.support.helpers import lst
 
 RATE = 16_000
 # split -> (speaker, chapter, number, seconds, transcript)
@@ -18,11 +18,6 @@ UTTERANCES = {
     ],
     "dev-clean": [("84", "121123", 0, 0.2, "GO")],
 }
-
-
-@pytest.fixture(scope="module")
-def prep():
-    return load_script("prep_librispeech")
 
 
 @pytest.fixture
@@ -39,20 +34,20 @@ def corpus(tmp_path):
     return tmp_path
 
 
-def run(prep, corpus, *options):
-    prep.main(["--data-root", str(corpus / "LibriSpeech"), "--out", str(corpus / "out"), *options])
+def run(corpus, *options):
+    lst("prep", "librispeech", "--data-root", str(corpus / "LibriSpeech"), "--out", str(corpus / "out"), *options)
     return corpus / "out"
 
 
-def failure(prep, corpus, *options) -> str:
+def failure(corpus, *options) -> str:
     with pytest.raises(SystemExit) as caught:
-        run(prep, corpus, *options)
+        run(corpus, *options)
     assert caught.value.code.startswith("error: ") and "\n" not in caught.value.code
     return caught.value.code
 
 
-def test_manifest(prep, corpus, capsys):
-    out = run(prep, corpus)
+def test_manifest(corpus, capsys):
+    out = run(corpus)
     rows = read_manifest(out / "train-clean-100.tsv").rows  # checks the audio of each
     assert [row.id for row in rows] == ["19-198-0000", "19-198-0001", "103-1240-0000"]  # 19 before 103
     assert [row.n_samples for row in rows] == [RATE // 2, 2 * RATE, RATE]
@@ -64,42 +59,42 @@ def test_manifest(prep, corpus, capsys):
     printed = capsys.readouterr().out
     assert printed == "dev-clean: 1 segments, 1 speakers, 0.00 h\ntrain-clean-100: 3 segments, 2 speakers, 0.00 h\n"
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert {path.name: path.read_bytes() for path in run(prep, corpus).iterdir()} == before
+    assert {path.name: path.read_bytes() for path in run(corpus).iterdir()} == before
     assert sorted(before) == ["config.yaml", "dev-clean.tsv", "headers.txt", "train-clean-100.tsv"]
 
 
-def test_options(prep, corpus, capsys):
+def test_options(corpus, capsys):
     options = ("--lowercase", "--max-seconds", "1.5", "--min-seconds", "0.6")
-    out = run(prep, corpus, "--splits", "train-clean-100", "dev-clean", *options)
+    out = run(corpus, "--splits", "train-clean-100", "dev-clean", *options)
     assert [row.tgt_text for row in read_manifest(out / "train-clean-100.tsv").rows] == ["chapter one"]
     assert [row.src_text for row in read_manifest(out / "dev-clean.tsv").rows] == ["go"]  # short, and kept
     assert "left out 2 of 3: 1 shorter than 0.6 s, 1 longer than 1.5 s" in capsys.readouterr().out
 
 
-def test_other_audio_formats(prep, corpus):
+def test_other_audio_formats(corpus):
     for path in (corpus / "LibriSpeech" / "dev-clean").rglob("*.flac"):
         samples, _ = soundfile.read(path)
         soundfile.write(path.with_suffix(".ogg"), samples, RATE)
         path.unlink()
-    rows = read_manifest(run(prep, corpus) / "dev-clean.tsv").rows
+    rows = read_manifest(run(corpus) / "dev-clean.tsv").rows
     assert rows[0].segment.path.endswith("84-121123-0000.ogg") and rows[0].n_samples == round(0.2 * RATE)
 
 
-def test_errors_name_file_and_line(prep, corpus):
+def test_errors_name_file_and_line(corpus):
     folder = corpus / "LibriSpeech" / "train-clean-100" / "19" / "198"
     (folder / "19-198-0001.flac").write_bytes(b"none")
     transcripts = folder / "19-198.trans.txt"
-    assert f"{transcripts}:2: {folder / '19-198-0001.flac'}: not an audio file" in failure(prep, corpus)
+    assert f"{transcripts}:2: {folder / '19-198-0001.flac'}: not an audio file" in failure(corpus)
     (folder / "19-198-0001.flac").unlink()
-    assert f"{transcripts}:2: no audio for '19-198-0001'" in failure(prep, corpus)
+    assert f"{transcripts}:2: no audio for '19-198-0001'" in failure(corpus)
     assert not (corpus / "out" / "train-clean-100.tsv").exists()
-    assert "no split test; there are: dev-clean, train-clean-100" in failure(prep, corpus, "--splits", "test")
-    assert "no such folder" in failure(prep, corpus, "--data-root", str(corpus / "nowhere"))
+    assert "no split test; there are: dev-clean, train-clean-100" in failure(corpus, "--splits", "test")
+    assert "no such folder" in failure(corpus, "--data-root", str(corpus / "nowhere"))
     (corpus / "empty").mkdir()
-    assert "no split" in failure(prep, corpus, "--data-root", str(corpus / "empty"))
+    assert "no split" in failure(corpus, "--data-root", str(corpus / "empty"))
 
 
-def test_help_has_examples(prep, capsys):
+def test_help_has_examples(capsys):
     with pytest.raises(SystemExit):
-        prep.main(["--help"])
-    assert "python scripts/prep_librispeech.py --data-root" in capsys.readouterr().out
+        lst("prep", "librispeech", "--help")
+    assert "lst prep librispeech --data-root" in capsys.readouterr().out

@@ -1,11 +1,11 @@
-"""text_manifest.py: transcripts, the corpus's or recognised ones, in the place of speech."""
+"""lst prep text: transcripts, the corpus's or recognised ones, in the place of speech."""
 
 from pathlib import Path
 
 import pytest
 
 from lst_fairseq.data.manifest import read_manifest
-from tests.support.helpers import load_script, read_tsv, write_tsv
+from tests.support.helpers import lst, read_tsv, write_tsv
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def manifests(tmp_path: Path) -> Path:
 
 
 def text_manifest(*arguments: Path | str) -> None:
-    load_script("text_manifest").main([str(argument) for argument in arguments])
+    lst("prep", "text", *arguments)
 
 
 def test_reference_transcripts(manifests: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Check manifests: missing audio, segments beyond its end, suspicious texts, duplicates, training data in test data.
+
+examples:
+  lst check data/mustc-de/train.tsv data/mustc-de/dev.tsv data/mustc-de/tst-COMMON.tsv
+  lst check data/mustc-de                    # every .tsv in the folder
+  lst check --audio-root /corpora --json report.json --show 20 my/train.tsv my/dev.tsv
+
+A manifest is tab separated with the columns id, audio (PATH or PATH:OFFSET:FRAMES, empty for text alone), n_frames,
+tgt_text and, where known, src_text, speaker, src_lang, tgt_lang, task. Every kind of finding is counted, and the first
+lines of each are named. Manifests whose name begins with "train" are compared with the others, by audio and by text.
+
+    error    training or decoding would stop, or the scores would be void (train and test share audio)
+    warning  worth a look: much of it is normal in small numbers ("OK." is "OK." in most languages)
+    note     handled when the data is read
+
+Audio is refused as training would: missing, cut short, more than the header tells of. Mono wav costs a header a file;
+compressed files are read to their end, and segments of several channels decoded: --headers-only leaves that out.
+
+Exit status: 1 if there is any error, else 0.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from lst_fairseq.corpora.checking import check_manifests, totals
+from lst_fairseq.utils.arguments import UsageError
+from lst_fairseq.utils.files import atomic_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``lst check``."""
+    parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST", help="files, or folders with .tsv files")
+    parser.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
+    audio = parser.add_mutually_exclusive_group()
+    audio.add_argument(
+        "--no-audio",
+        dest="audio",
+        action="store_const",
+        const="none",
+        help="do not open audio files: texts, ids, overlap only",
+    )
+    audio.add_argument(
+        "--headers-only",
+        dest="audio",
+        action="store_const",
+        const="headers",
+        help="neither read compressed files to their end nor decode those of several channels: much faster",
+    )
+    parser.set_defaults(audio="whole")
+    parser.add_argument("--show", type=int, default=5, metavar="N", help="lines to name of each kind (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON too")
+    parser.add_argument(
+        "--max-length-ratio",
+        type=float,
+        default=3.0,
+        metavar="R",
+        help="target to source, in characters, at most so many times off the manifest's median (default: 3)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; status 1 where there is an error."""
+    if args.max_length_ratio < 1:
+        raise UsageError(f"--max-length-ratio {args.max_length_ratio:g}: has to be at least 1")
+    reports = check_manifests(
+        args.manifests,
+        audio_root=args.audio_root,
+        audio=args.audio,
+        max_length_ratio=args.max_length_ratio,
+        show=args.show,
+    )
+    for report in reports:
+        print(*report.lines_of_text(), sep="\n")
+    found = totals(reports)
+    print(f"{len(reports)} manifests: {', '.join(f'{number} {level}s' for level, number in found.items())}")
+    if args.json:
+        content = {f"{level}s": number for level, number in found.items()}
+        with atomic_text(args.json) as file:
+            manifests = [report.as_dict() for report in reports]
+            json.dump({**content, "manifests": manifests}, file, ensure_ascii=False, indent=2)
+            file.write("\n")
+    return 1 if found["error"] else 0

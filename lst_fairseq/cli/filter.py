@@ -1,0 +1,89 @@
+"""Keep a part of a manifest's segments: those that a speech encoder's CTC head agrees with, or any, the same each time.
+
+examples:
+  lst filter --manifest data/mustc-de/train.tsv --out data/mustc-de/train_clean.tsv \\
+      --speech-encoder models/wav2vec2-large-960h-lv60-self --max-wer 0.3
+  lst filter --manifest data/mustc-de/train.tsv --out data/mustc-de/train_100k.tsv \\
+      --speech-encoder wav2vec_vox_960h_pl.pt --dict dict.ltr.txt --max-examples 100000
+  lst filter --manifest data/mustc-de/train.tsv --out data/mustc-de/train_10.tsv --fraction 0.1
+
+With --speech-encoder every segment with a transcript (src_text) is decoded greedily and compared with it, both without
+case and punctuation: by words, or by characters where src_lang (or the script, where that is empty) is one that writes
+no spaces. OUT.wer.tsv takes the columns id, wer, transcript, audio and decoder as they are found: a run that was
+interrupted goes on from there, and another threshold needs no new decoding (with another OUT, name the file by --wers).
+Segments without a transcript are left out, lines without audio are kept. Numbers written as digits, and words that
+nobody says, such as "(Applause)", count as errors: lst prep mustc --clean-stage-directions takes the latter out first.
+A directory needs its tokenizer (vocab.json, tokenizer_config.json); a fairseq file its dictionary, by default
+dict.ltr.txt beside it. With neither --max-wer nor --max-examples every segment is kept, and the table of the word error
+rates helps to choose.
+
+With --fraction the ids and --seed alone decide which segments are kept (of those that are left), so that a smaller part
+lies within a larger one.
+"""
+
+import argparse
+from pathlib import Path
+
+from lst_fairseq.cli.transcribe import ERRORS as ERRORS
+from lst_fairseq.corpora.filtering import filter_by_wer, select_part
+from lst_fairseq.corpora.preparation import is_train
+from lst_fairseq.corpora.transcription import Recognition
+from lst_fairseq.utils.arguments import UsageError, finite
+from lst_fairseq.utils.flags import add_settings, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``lst filter``."""
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest to read")
+    parser.add_argument("--out", type=Path, required=True, help="manifest to write")
+    parser.add_argument("--fraction", type=float, help="part of the segments to keep (default: all)")
+    parser.add_argument("--seed", type=int, default=1, help="of --fraction; another keeps others (default: 1)")
+    by_wer = parser.add_argument_group("by word error rate", "Of training segments with a transcript.")
+    add_settings(by_wer, Recognition, required=False)
+    by_wer.add_argument("--max-wer", type=finite, metavar="R", help="keep segments up to this rate, such as 0.3")
+    by_wer.add_argument("--max-examples", type=int, metavar="N", help="keep the N segments with the lowest rates")
+    by_wer.add_argument("--wers", type=Path, metavar="FILE", help="word error rates (default: OUT with .wer.tsv)")
+    by_wer.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
+    by_wer.add_argument("--skip-bad-audio", action="store_true", help="leave out and count segments with broken audio")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the manifest."""
+    check(args)
+    if args.speech_encoder is None:
+        print(select_part(args.manifest, args.out, args.fraction, args.seed))
+        return
+    report = filter_by_wer(
+        args.manifest,
+        args.out,
+        settings_of(args, Recognition),
+        max_wer=args.max_wer,
+        max_examples=args.max_examples,
+        fraction=1.0 if args.fraction is None else args.fraction,
+        seed=args.seed,
+        wers=args.wers,
+        audio_root=args.audio_root,
+        skip_bad_audio=args.skip_bad_audio,
+    )
+    print(report)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse flags that do not go together."""
+    filtered = args.max_wer is not None or args.max_examples is not None
+    if args.fraction is not None and not 0 < args.fraction <= 1:
+        raise UsageError(f"--fraction {args.fraction}: give a number above 0, up to 1")
+    if args.speech_encoder is None:
+        others = [args.wers is not None, args.audio_root != "", args.skip_bad_audio, args.dictionary is not None]
+        if filtered or any(others) or args.fraction is None:
+            raise UsageError("give --speech-encoder, whose word error rates decide, or --fraction alone")
+    if filtered and not is_train(args.manifest.stem):
+        raise UsageError(
+            f"--manifest {args.manifest}: only training data is filtered, whose name begins with train"
+        )
+    if args.max_examples is not None and args.max_examples < 1:
+        raise UsageError(f"--max-examples {args.max_examples}: has to be at least 1")
+    if any(character in args.audio_root for character in "\t\r\n"):
+        raise UsageError(f"--audio-root {args.audio_root!r}: has a tab or line break in it; rename the folder")
+    if args.out.resolve() == args.manifest.resolve():
+        raise UsageError("--out: has to be another file than --manifest, so that other thresholds can be tried")

@@ -1,0 +1,69 @@
+"""Flags of a command from the fields of a dataclass, and the dataclass from what was given: each said once."""
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
+
+
+def setting(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    flag: str | None = None,
+    kind: Callable[[str], Any] | None = None,
+    metavar: str | None = None,
+    unset: str = "",
+) -> Any:
+    """A field of which :func:`add_settings` makes a flag.
+
+    Args:
+        help: what the flag does.
+        default: of the field, which is required without one.
+        flag: its name, if not the field's.
+        kind: how its text is read, if not by the field's type.
+        metavar: what stands for its value.
+        unset: what ``None`` means.
+    """
+    about = {"help": help, "flag": flag, "kind": kind, "metavar": metavar, "unset": unset}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def add_settings(
+    parser: Any, settings: type, defaults: object | None = None, required: bool = True
+) -> None:
+    """Add a flag for each field of a dataclass; one of a truth value has its opposite, too.
+
+    Args:
+        parser: or a group of one.
+        settings: the dataclass, whose fields are of :func:`setting`.
+        defaults: one of it, which has other defaults than its fields.
+        required: whether the command needs what has no default.
+    """
+    for field in dataclasses.fields(settings):
+        about = field.metadata
+        default = field.default if defaults is None else getattr(defaults, field.name)
+        options: dict[str, Any] = {"dest": field.name, "help": about["help"]}
+        if default is dataclasses.MISSING:
+            options["required"] = required
+        else:
+            options["default"] = default
+            shown = about["unset"] if default is None else default
+            if field.type is bool:
+                shown = "yes" if default else "no"
+            options["help"] += f" (default: {shown})" if shown != "" else ""
+        if field.type is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            named = typing.get_args(field.type) or (field.type,)  # "X | None" is read as X
+            options |= {"type": about["kind"] or named[0], "metavar": about["metavar"]}
+        parser.add_argument(about["flag"] or f"--{field.name.replace('_', '-')}", **options)
+
+
+def settings_of(args: argparse.Namespace, settings: type[Settings]) -> Settings:
+    """The dataclass that the flags of :func:`add_settings` ask for."""
+    fields = dataclasses.fields(settings)  # type: ignore[arg-type]
+    return settings(**{field.name: getattr(args, field.name) for field in fields})
