@@ -18,7 +18,8 @@ from benchmarks.decoding import dictionary_of
 from lst_fairseq.criterions.lst_cross_entropy import LstCrossEntropy
 from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.models.adapters import build_adapter
-from lst_fairseq.models.config import LstModelConfig, apply_architecture, train_modules
+from lst_fairseq.models.architectures import apply_architecture
+from lst_fairseq.models.config import LstModelConfig, train_modules
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FRONTENDS
 from lst_fairseq.models.llm.decoder import LlmDecoder

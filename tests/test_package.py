@@ -14,7 +14,7 @@ from fairseq.tasks import TASK_REGISTRY
 import lst_fairseq
 from lst_fairseq.cli import translate
 from lst_fairseq.criterions.lst_cross_entropy import LstCrossEntropy
-from lst_fairseq.models.config import ARCHITECTURES
+from lst_fairseq.models.architectures import ARCHITECTURES
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.tasks.lst_st import LstTask
 from tests.support.helpers import REPOSITORY, parse_train, run_command, train_arguments

@@ -91,7 +91,11 @@ def run_verb(verb: str, argv: list[str], program: str | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    args = parser.parse_args(argv)
+    if getattr(module, "READS_THE_REST", False):
+        args, rest = parser.parse_known_args(argv)
+        args.rest = rest
+    else:
+        args = parser.parse_args(argv)
     print_any_name()
     try:
         return module.run(args) or 0

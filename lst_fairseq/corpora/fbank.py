@@ -46,13 +46,13 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's Dictionary has these of
 class BaselineOptions:
     """What fairseq's own task is to be trained on."""
 
-    vocab_size: int = setting("sentencepiece pieces", 8000, kind=positive)
+    vocab_size: int = setting("sentencepiece pieces", 8000, type=positive)
     time_mask: int = setting("SpecAugment's longest mask, in frames", 100)
     asr_vocab_size: int | None = setting("also prepare ASR, with so many pieces", None, metavar="N")
     speech_encoder: str | None = setting(
         "its output instead of filterbanks (as --task lst_st)", None, metavar="PATH"
     )
-    workers: int | None = setting("processes", None, kind=positive, unset="one a core")
+    workers: int | None = setting("processes", None, type=positive, unset="one a core")
 
 
 def prepare_baseline(

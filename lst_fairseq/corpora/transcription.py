@@ -27,10 +27,10 @@ class Recognition:
     dictionary: Path | None = setting(
         "dictionary of a .pt", None, flag="--dict", metavar="FILE", unset="dict.ltr.txt beside it"
     )
-    batch_seconds: float = setting("of audio at once, padded", 160.0, kind=positive_number)
-    workers: int = setting("threads that read audio", 8, kind=positive)
+    batch_seconds: float = setting("of audio at once, padded", 160.0, type=positive_number)
+    workers: int = setting("threads that read audio", 8, type=positive)
     device: str | None = setting(
-        "cuda, cpu, ...", None, kind=device_name, unset="a GPU if there is one"
+        "cuda, cpu, ...", None, type=device_name, unset="a GPU if there is one"
     )
     half: bool = setting("half precision, for GPUs", False, flag="--fp16")
 

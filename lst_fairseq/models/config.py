@@ -1,7 +1,7 @@
-"""Settings of the model ``lst``, its architectures, and which modules a run trains."""
+"""Settings of the model ``lst``, and which modules a run trains."""
 
 from dataclasses import dataclass, field
-from typing import Any, Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
+from typing import Optional  # fairseq reads Optional[X] in dataclasses, and not X | None
 
 from fairseq.dataclass import FairseqDataclass
 
@@ -11,18 +11,6 @@ from lst_fairseq.models.frontends.base import BATCHINGS, WINDOWS
 
 TRAINABLE = ("frontend", "adapter", "lora", "llm")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
-
-#: What an architecture sets where the user sets nothing. The paper's are lst_7b and lst_13b: the sizes of frontend and
-#: LLM come with their directories, so that the two differ in nothing else. Activations are computed again where the LLM
-#: is trained, in full or by LoRA.
-PAPER = {"adapter": "conv", "adapter_kernel_sizes": "3,3", "adapter_channels": 1024, "adapter_norm": "none"}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "lst": {**PAPER, "adapter_norm": "embedding"},
-    "lst_tiny": {**PAPER, "adapter_norm": "embedding", "adapter_channels": 256},
-    "lst_7b": {**PAPER, "llm_gradient_checkpointing": True},
-    "lst_13b": {**PAPER, "llm_gradient_checkpointing": True},
-}
-
 
 @dataclass
 class LstModelConfig(FairseqDataclass):
@@ -88,7 +76,7 @@ class LstModelConfig(FairseqDataclass):
         default=False,
         metadata={
             "help": "keep the LLM's activations in lst_7b and lst_13b, too: a quarter less to compute, where memory "
-            "allows (python -m lst_fairseq.planning.plan)"
+            "allows (lst plan)"
         },
     )
     llm_dtype: str = field(
@@ -120,26 +108,6 @@ def check_llm_dtype(dtype: str, trained: list[str]) -> None:
             f"--llm-dtype {dtype} is for an LLM that keeps its weights: to train it in half precision give --bf16 or "
             "--fp16, which keep master weights in fp32"
         )
-
-
-def architecture(cfg: Any, name: str) -> dict[str, Any]:
-    """What an architecture sets for what ``cfg`` trains."""
-    settings = dict(ARCHITECTURES[name])
-    trained = {module.strip() for module in (getattr(cfg, "train_modules", None) or "").split(",")}
-    if not trained & {"llm", "lora"}:
-        settings.pop("llm_gradient_checkpointing", None)
-    return settings
-
-
-def apply_architecture(cfg: Any, name: str) -> None:
-    """Fill in an architecture's settings where ``cfg`` (Namespace or DictConfig) has none."""
-    if getattr(cfg, "no_llm_gradient_checkpointing", False):
-        if getattr(cfg, "llm_gradient_checkpointing", None):
-            raise ValueError("--llm-gradient-checkpointing and --no-llm-gradient-checkpointing: give one of the two")
-        cfg.llm_gradient_checkpointing = False
-    for key, value in architecture(cfg, name).items():
-        if getattr(cfg, key, None) is None:
-            setattr(cfg, key, value)
 
 
 def train_modules(value: str) -> list[str]:

@@ -24,7 +24,8 @@ from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.dictionary import LlmDictionary
 from lst_fairseq.data.prompt import DEFAULT_SOURCE, Prompts
 from lst_fairseq.models.adapters import ADAPTERS, build_adapter
-from lst_fairseq.models.config import ARCHITECTURES, LstModelConfig, apply_architecture, check_llm_dtype, train_modules
+from lst_fairseq.models.architectures import ARCHITECTURES, apply_architecture
+from lst_fairseq.models.config import LstModelConfig, check_llm_dtype, train_modules
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend
 from lst_fairseq.models.llm.lora import add_lora

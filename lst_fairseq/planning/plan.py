@@ -1,14 +1,10 @@
-"""Sizes and memory of a training run before any weight is there: ``python -m lst_fairseq.planning.plan --arch lst_7b``.
+"""Sizes and memory of a training run before any weight is there: ``lst plan --arch lst_7b``.
 
 The model is built from configurations, with its real classes, on torch's meta device, so that parameters are counted
 and not computed by a formula; ``activations.py`` counts what its forward pass saves.
 """
 
-import argparse
 import json
-import sys
-import warnings
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,18 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from fairseq.dataclass.utils import gen_parser_from_dataclass
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Wav2Vec2Config
 
 from lst_fairseq.models.adapters import build_adapter
-from lst_fairseq.models.config import (
-    ARCHITECTURES,
-    LstModelConfig,
-    apply_architecture,
-    architecture,
-    check_llm_dtype,
-    train_modules,
-)
+from lst_fairseq.models.architectures import apply_architecture, architecture
+from lst_fairseq.models.config import LstModelConfig, check_llm_dtype, train_modules
 from lst_fairseq.models.encoder import SpeechEncoder
 from lst_fairseq.models.frontends import FRONTENDS
 from lst_fairseq.models.frontends.pretrained_frontend import transformers_kinds
@@ -40,8 +29,8 @@ from lst_fairseq.models.pretrained import model_config
 from lst_fairseq.models.trained_parts import MODULES, RECORD_KEY, CheckpointRecord, module_of
 from lst_fairseq.planning.activations import ATTENTION, PACKED_ATTENTION, Batch
 from lst_fairseq.planning.estimate import ADAM_STATES, estimates
+from lst_fairseq.planning.planned_run import PlannedRun
 from lst_fairseq.planning.what_fits import cheapest
-from lst_fairseq.utils.arguments import positive, positive_number
 
 #: Backbones of the paper's architectures: LLaMA-2 (Touvron et al., 2023) and wav2vec 2.0 large LV-60 with CTC.
 LLAMA_2 = {"vocab_size": 32_000, "max_position_embeddings": 4096, "tie_word_embeddings": False, "dtype": "float16"}
@@ -63,39 +52,6 @@ WAV2VEC2_LARGE = {
 GIB = 2**30
 #: Share of a GPU that is kept free when it is said whether a run fits.
 RESERVE = 0.1
-
-DESCRIPTION = """Sizes and memory of a training run, from configurations alone: no weights, no GPU.
-
-What a GPU needs, in bytes:
-  weights      all parameters, in the precision's type. fully_sharded: trained parameters in fp32, divided by the GPUs
-               (with --shard-frozen frozen ones too, in their type); whole copies in the precision's type of what is in
-               no Transformer layer (embeddings, output layer, adapter) and of two layers, the one that computes and the
-               next; parameters that are not divided
-  gradients    of trained parameters, in their type; in bf16 and fp16 also those of the fp32 master weights, which
-               fairseq keeps. legacy_ddp on several GPUs: a buffer of at most 2**28 elements besides. fully_sharded: in
-               fp32, divided by the GPUs; those of the largest unit whole, with an fp32 copy that is sent; and, where at
-               most 2**28 parameters are trained, the whole sums of --accumulate-gradients auto
-  optimizer    Adam's two states in fp32 and, in bf16 and fp16, the fp32 master weights; fully_sharded divides the
-               states, and its master weights are those under weights
-  activations  the larger of what the frontend's largest module reads and writes, and of what autograd saves in
-               frontend (if trained), adapter and LLM, plus the larger of the loss (three fp32 tensors of the target
-               positions' logits) and one LLM layer computed again (with gradient checkpointing, where a layer saves its
-               input only). What is saved is counted in a forward pass of the real model without content. Fused
-               attention saves query, key, value, output, a log-sum a row, and the LLM's mask in its type; eager
-               attention its weights too. Left out: a frontend's dropout and mask; ctc is counted uncompressed
-Not counted: CUDA's own context, fragmentation, and temporary results of the backward pass and the optimizer. For these
-a tenth of --gpu-memory is kept free when it is said what fits.
-The cheapest setting that fits is looked for in bf16, in the order of what it costs in time: legacy_ddp; fully_sharded
-with whole parameters until the backward pass, without, with frozen parameters divided; the same with gradient
-checkpointing; smaller batches; states in the host's memory.
-Checkpoints: fairseq stores fp32 (trained modules, each tied parameter once), Adam's states, and in bf16 and fp16 the
-fp32 master weights too. A stage that starts from another's checkpoint also stores what that one trained.
-"""
-EXAMPLES = """examples:
-  python -m lst_fairseq.planning.plan --arch lst_13b --train-modules adapter,llm --gpus 16
-  python -m lst_fairseq.planning.plan --arch lst_7b --train-modules adapter,lora --llm-dtype bfloat16 --json
-  python -m lst_fairseq.planning.plan --arch lst --llm DIR --speech-encoder DIR     # directories with a config.json
-"""
 
 
 def build_empty(cfg: Any, llm_config: PretrainedConfig, frontend_settings: dict[str, Any]) -> LstModel:
@@ -142,16 +98,21 @@ def _empty_llm(cfg: Any, config: PretrainedConfig, trained: Sequence[str]) -> Pr
     return llm
 
 
-def plan(args: Namespace) -> dict[str, Any]:
-    """Everything that the command prints, in plain types; see ``--help`` for what the numbers count.
+def plan(run: PlannedRun, cfg: Any = None) -> dict[str, Any]:
+    """Everything that ``lst plan`` prints, in plain types; its help says what the numbers count.
+
+    Args:
+        run: backbones, GPUs and batches.
+        cfg: LstModelConfig, or anything with its fields; what an architecture sets is filled in.
 
     Raises:
         ValueError: a setting is not valid, or a backbone is needed and not given.
     """
-    asked = args.llm_gradient_checkpointing
-    apply_architecture(args, args.arch)
-    brought = not asked and "llm_gradient_checkpointing" in architecture(args, args.arch)
-    model = build_empty(args, _llm_config(args), _frontend_settings(args))
+    cfg = LstModelConfig() if cfg is None else cfg
+    asked = cfg.llm_gradient_checkpointing
+    apply_architecture(cfg, run.arch)
+    brought = not asked and "llm_gradient_checkpointing" in architecture(cfg, run.arch)
+    model = build_empty(cfg, _llm_config(run), _frontend_settings(run))
     parameters, trained = Counter(dict.fromkeys(MODULES, 0)), Counter(dict.fromkeys(MODULES, 0))
     for name, parameter in model.named_parameters():
         parameters[module_of(name)] += parameter.numel()
@@ -163,17 +124,17 @@ def plan(args: Namespace) -> dict[str, Any]:
         if name != RECORD_KEY
     )
     optimized = trained.total() * fp32
-    batch = Batch(args.batch_size, args.seconds, args.prompt_tokens, args.target_tokens)
-    usable = (1 - RESERVE) * args.gpu_memory * GIB
-    found = estimates(model, batch, args.gpus, args.shard_frozen)
+    batch = Batch(run.batch_size, run.seconds, run.prompt_tokens, run.target_tokens)
+    usable = (1 - RESERVE) * run.gpu_memory * GIB
+    found = estimates(model, batch, run.gpus, run.shard_frozen)
     return {
-        "arch": args.arch,
-        "train_modules": train_modules(args.train_modules),
-        "gpus": args.gpus,
-        "shard_frozen": args.shard_frozen,
-        "gradient_checkpointing": bool(args.llm_gradient_checkpointing),
+        "arch": run.arch,
+        "train_modules": train_modules(cfg.train_modules),
+        "gpus": run.gpus,
+        "shard_frozen": run.shard_frozen,
+        "gradient_checkpointing": bool(cfg.llm_gradient_checkpointing),
         "batch": asdict(batch),
-        "gpu_memory_gib": args.gpu_memory,
+        "gpu_memory_gib": run.gpu_memory,
         "total_parameters": parameters.total(),
         "trained_parameters": trained.total(),
         "parameters": dict(parameters),
@@ -184,22 +145,22 @@ def plan(args: Namespace) -> dict[str, Any]:
         "estimates": [
             {**asdict(estimate), "total": estimate.total, "fits": estimate.total <= usable} for estimate in found
         ],
-        "cheapest": cheapest(model, batch, args.gpus, usable, brought),
+        "cheapest": cheapest(model, batch, run.gpus, usable, brought),
     }
 
 
-def _llm_config(args: Namespace) -> PretrainedConfig:
-    if args.llm is None and args.arch in LLMS:
-        return LlamaConfig(**LLAMA_2, **LLMS[args.arch])
-    return model_config(_directory(args, "llm"), "--llm")
+def _llm_config(run: PlannedRun) -> PretrainedConfig:
+    if run.llm is None and run.arch in LLMS:
+        return LlamaConfig(**LLAMA_2, **LLMS[run.arch])
+    return model_config(_directory(run, "llm"), "--llm")
 
 
-def _frontend_settings(args: Namespace) -> dict[str, Any]:
+def _frontend_settings(run: PlannedRun) -> dict[str, Any]:
     preprocessor: dict[str, Any] = {}
-    if args.speech_encoder is None and args.arch in LLMS:
+    if run.speech_encoder is None and run.arch in LLMS:
         config: PretrainedConfig = Wav2Vec2Config(**WAV2VEC2_LARGE)
     else:
-        directory = _directory(args, "speech_encoder")
+        directory = _directory(run, "speech_encoder")
         config = model_config(directory, "--speech-encoder", known=transformers_kinds())
         file = directory / "preprocessor_config.json"
         preprocessor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -207,11 +168,11 @@ def _frontend_settings(args: Namespace) -> dict[str, Any]:
     return {"kind": config.model_type, "config": config_values, "preprocessor": preprocessor}
 
 
-def _directory(args: Namespace, name: str) -> Path:
-    flag, path = f"--{name.replace('_', '-')}", getattr(args, name)
+def _directory(run: PlannedRun, name: str) -> Path:
+    flag, path = f"--{name.replace('_', '-')}", getattr(run, name)
     if path is None:
         raise ValueError(
-            f"--arch {args.arch} says nothing of the backbones' sizes: give {flag} DIR with a config.json, or one of "
+            f"--arch {run.arch} says nothing of the backbones' sizes: give {flag} DIR with a config.json, or one of "
             f"--arch {', '.join(LLMS)}, which bring their own"
         )
     if not (Path(path).expanduser() / "config.json").is_file():
@@ -253,50 +214,3 @@ def table(result: dict[str, Any]) -> str:
     else:
         lines.append("nothing fits, whatever the setting: take more GPUs, larger ones, or a smaller LLM")
     return "\n".join(lines)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command's flags, and those of the model as fairseq-train takes them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lst_fairseq.planning.plan",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--arch", required=True, choices=list(ARCHITECTURES), help="lst_7b and lst_13b are the paper's")
-    parser.add_argument("--llm", metavar="DIR", help="directory with the LLM's config.json (lst_7b, lst_13b: LLaMA-2)")
-    parser.add_argument(
-        "--speech-encoder",
-        metavar="DIR",
-        help="directory with the frontend's config.json (lst_7b, lst_13b: wav2vec 2.0 large LV-60)",
-    )
-    parser.add_argument(
-        "--gpus", type=positive, default=1, help="GPUs of the run; with --shard-group, of a group (default: 1)"
-    )
-    parser.add_argument("--shard-frozen", action="store_true", help="fully_sharded divides frozen parameters too")
-    parser.add_argument("--gpu-memory", type=positive_number, default=80.0, help="GiB of a GPU (default: 80)")
-    parser.add_argument("--batch-size", type=positive, default=8, help="utterances a GPU and step (default: 8)")
-    parser.add_argument("--seconds", type=positive_number, default=30.0, help="length of each (default: 30)")
-    parser.add_argument("--prompt-tokens", type=positive, default=40, help="tokens of the prompt (default: 40)")
-    parser.add_argument("--target-tokens", type=positive, default=100, help="tokens of a translation (default: 100)")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables; all sizes in bytes")
-    gen_parser_from_dataclass(parser.add_argument_group("model, as for fairseq-train"), LstModelConfig())
-    return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 1 after an error, which is one line on standard error."""
-    args = build_parser().parse_args(arguments)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing_enable
-            result = plan(args)
-    except ValueError as error:
-        print(f"lst_fairseq.planning.plan: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(result, indent=1) if args.json else table(result))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

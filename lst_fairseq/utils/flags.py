@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import typing
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
@@ -14,9 +13,8 @@ def setting(
     default: Any = dataclasses.MISSING,
     *,
     flag: str | None = None,
-    kind: Callable[[str], Any] | None = None,
-    metavar: str | None = None,
     unset: str = "",
+    **options: Any,
 ) -> Any:
     """A field of which :func:`add_settings` makes a flag.
 
@@ -24,11 +22,10 @@ def setting(
         help: what the flag does.
         default: of the field, which is required without one.
         flag: its name, if not the field's.
-        kind: how its text is read, if not by the field's type.
-        metavar: what stands for its value.
         unset: what ``None`` means.
+        options: more for argparse: ``type`` if not the field's, ``choices``, ``metavar``.
     """
-    about = {"help": help, "flag": flag, "kind": kind, "metavar": metavar, "unset": unset}
+    about = {"help": help, "flag": flag, "unset": unset, "options": options}
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -46,7 +43,7 @@ def add_settings(
     for field in dataclasses.fields(settings):
         about = field.metadata
         default = field.default if defaults is None else getattr(defaults, field.name)
-        options: dict[str, Any] = {"dest": field.name, "help": about["help"]}
+        options = {"dest": field.name, "help": about["help"], **about["options"]}
         if default is dataclasses.MISSING:
             options["required"] = required
         else:
@@ -59,7 +56,7 @@ def add_settings(
             options["action"] = argparse.BooleanOptionalAction
         else:
             named = typing.get_args(field.type) or (field.type,)  # "X | None" is read as X
-            options |= {"type": about["kind"] or named[0], "metavar": about["metavar"]}
+            options.setdefault("type", named[0])
         parser.add_argument(about["flag"] or f"--{field.name.replace('_', '-')}", **options)
 
 

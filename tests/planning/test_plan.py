@@ -1,5 +1,6 @@
 """The plan's numbers, against models, checkpoints and saved tensors that are really there."""
 
+import argparse
 import json
 from argparse import Namespace
 from collections import Counter
@@ -11,12 +12,15 @@ import torch
 from fairseq import tasks
 from transformers import AutoConfig, Wav2Vec2Config, Wav2Vec2Model
 
-from lst_fairseq.models.config import apply_architecture
+from lst_fairseq.cli import plan as verb
+from lst_fairseq.models.architectures import apply_architecture
 from lst_fairseq.models.trained_parts import module_of
 from lst_fairseq.planning import activations, plan, what_fits
 from lst_fairseq.planning.activations import Activations, Batch
+from lst_fairseq.planning.planned_run import PlannedRun
+from lst_fairseq.utils.flags import settings_of
 from tests.conftest import save_llama
-from tests.support.helpers import batch_of
+from tests.support.helpers import batch_of, lst
 from tests.support.running import run_train, train_configuration
 
 KEYS = {"engine", "precision", "weights", "gradients", "optimizer", "activations", "total"}
@@ -35,10 +39,19 @@ def arguments(backbones: dict[str, str], *extra: str, **settings: Any) -> list[s
     return [*extra, *named]
 
 
+def read(*arguments_: str) -> tuple[PlannedRun, Namespace]:
+    """The run and the settings of its model, as ``lst plan`` reads them."""
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    args, rest = parser.parse_known_args(arguments_)
+    return settings_of(args, PlannedRun), verb.model_settings(rest)
+
+
 def parsed(*arguments_: str) -> Namespace:
-    args = plan.build_parser().parse_args(arguments_)
-    apply_architecture(args, args.arch)
-    return args
+    """Both in one, with what the architecture sets."""
+    run, cfg = read(*arguments_)
+    apply_architecture(cfg, run.arch)
+    return Namespace(**vars(cfg), **vars(run))
 
 
 def empty_model(args: Namespace) -> Any:
@@ -46,7 +59,7 @@ def empty_model(args: Namespace) -> Any:
 
 
 def planned(*arguments_: str) -> dict[str, Any]:
-    return plan.plan(plan.build_parser().parse_args(arguments_))
+    return plan.plan(*read(*arguments_))
 
 
 def estimate(result: dict[str, Any], engine: str, precision: str) -> dict[str, Any]:
@@ -291,7 +304,7 @@ def test_the_cheapest_setting_that_fits(backbones, capsys):
     (whole, *_) = (s.flags(1, brought=True) for s in what_fits.settings(2, 4, checkpointing=False))
     assert whole == "--bf16 --ddp-backend legacy_ddp --no-llm-gradient-checkpointing --batch-size 2 --update-freq 1"
     for memory_gib, said in ((80, "cheapest that fits, 0."), (1e-6, "nothing fits, whatever the setting")):
-        assert plan.main([*flags, "--gpu-memory", str(memory_gib)]) == 0
+        assert lst("plan", *flags, "--gpu-memory", memory_gib) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith(said)
 
 
@@ -306,7 +319,7 @@ def test_a_frozen_llm_in_half_precision(backbones):
 
 def test_json(backbones, capsys):
     """One object on standard output, and nothing else."""
-    assert plan.main(["--json", *arguments(backbones, seconds=1)]) == 0
+    assert lst("plan", "--json", *arguments(backbones, seconds=1)) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["trained_parameters"] == result["parameters"]["adapter"] < result["total_parameters"]
     assert result["total_parameters"] == sum(result["parameters"].values())
@@ -320,7 +333,7 @@ def test_the_table_says_what_fits(backbones, capsys):
     """A run fits if it leaves a tenth of the GPU free."""
     largest = max(e["total"] for e in planned(*arguments(backbones, seconds=1))["estimates"])
     for share, verdicts in ((0.899, {"fits"}), (0.901, {"fits", "does not fit"})):
-        assert plan.main(arguments(backbones, seconds=1, gpu_memory=f"{largest / share / 2**30:.9f}")) == 0
+        assert lst("plan", *arguments(backbones, seconds=1, gpu_memory=f"{largest / share / 2**30:.9f}")) == 0
         lines = capsys.readouterr().out.splitlines()
         rows = [line for line in lines if line.startswith(("legacy_ddp", "fully_sharded"))]
         assert len(rows) == 6 and {row.rsplit("  ", 1)[1] for row in rows} == verdicts
@@ -343,9 +356,10 @@ ERRORS = {
 def test_errors_are_one_line(case, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     flags, message = ERRORS[case]
-    assert plan.main(flags) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        lst("plan", *flags)
+    error = str(stopped.value)
+    assert error.startswith("error: ") and "\n" not in error
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(error)
 
@@ -358,11 +372,11 @@ def test_wrong_flags(capsys):
         (["--arch", "lst_7b", "--gpus", "0"], "0 is not a whole number from 1 on"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            plan.main(flags)
+            lst("plan", *flags)
         assert stopped.value.code == 2
         error = capsys.readouterr().err
         assert message in error
     with pytest.raises(SystemExit):
-        plan.main(["--arch", "lst_70b"])
+        lst("plan", "--arch", "lst_70b")
     error = capsys.readouterr().err
     assert all(arch in error for arch in ("lst_tiny", "lst_7b", "lst_13b"))
