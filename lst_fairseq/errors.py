@@ -31,5 +31,5 @@ def is_meant(error: BaseException) -> bool:
         return True
     frames = traceback.extract_tb(error.__traceback__)
     raised_here = bool(frames) and _PACKAGE in Path(frames[-1].filename).resolve().parents
-    meant = (ValueError, RuntimeError, FloatingPointError)
+    meant = (ValueError, RuntimeError, FloatingPointError, ImportError)
     return raised_here and (type(error) in meant or isinstance(error, OSError))

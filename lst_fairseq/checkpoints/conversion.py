@@ -1,50 +1,26 @@
 """Turn a sharded checkpoint into a whole one, or a whole one into a sharded one, in one process without a GPU."""
 
-import argparse
 import itertools
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from lst_fairseq import register
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
-from lst_fairseq.utils.files import print_any_name
-
-EXAMPLES = """examples:
-  python scripts/convert_checkpoint.py stage2/checkpoint_last.pt stage2/whole.pt      # for other machines and programs
-  python scripts/convert_checkpoint.py stage1/checkpoint_last.pt sharded/checkpoint_last.pt   # quick to start from
-  python scripts/convert_checkpoint.py stage2/checkpoint_best.pt model.pt --without-optimizer   # a third as large
-A sharded checkpoint is a small file and a folder of that file's name with `.shards`; keep the two beside each other.
-Memory: a whole checkpoint's size when one is written, little when shards are."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status is 0, or 1 after an error, which is one line on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="convert_checkpoint.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", type=Path, help="a checkpoint that fairseq-train wrote")
-    parser.add_argument("target", type=Path, help="the file to write; of the other kind than the source")
-    parser.add_argument("--without-optimizer", action="store_true", help="leave out what only further training needs")
-    parser.add_argument("--force", action="store_true", help="replace a target that is there")
-    args = parser.parse_args(arguments)
-    print_any_name()
-    try:
-        convert(args.source, args.target, args.without_optimizer, args.force)
-    except (CheckpointError, OSError) as error:
-        print(f"convert_checkpoint.py: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def convert(source: Path, target: Path, without_optimizer: bool, force: bool) -> None:
+def convert(
+    source: Path, target: Path, *, without_optimizer: bool = False, force: bool = False
+) -> None:
     """Write ``target`` beside its place, and then rename it; what it replaces goes last.
+
+    Args:
+        source: a checkpoint that fairseq-train wrote.
+        target: the file to write, of the other kind.
+        without_optimizer: leave out what only further training needs.
+        force: replace a target that is there.
 
     Raises:
         CheckpointError: the source cannot be read, or the target is there already.

@@ -14,7 +14,7 @@ from lst_fairseq.utils.messages import shown
 MOST_SETTINGS = 100_000
 MOST_LEVELS = 20
 MOST_CHARACTERS = 100_000
-REMEDY = "use a file that fairseq-train or scripts/export.py wrote with this plugin"
+REMEDY = "use a file that fairseq-train or lst export wrote with this plugin"
 
 
 def refused_setting(path: str, setting: str, reason: str) -> CheckpointError:

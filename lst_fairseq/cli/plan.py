@@ -38,6 +38,7 @@ import argparse
 import json
 import warnings
 
+from lst_fairseq import register
 from lst_fairseq.planning.planned_run import PlannedRun
 from lst_fairseq.utils.flags import add_settings, settings_of
 
@@ -66,6 +67,7 @@ def model_settings(flags: list[str]) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Print sizes and memory."""
+    register()
     cfg = model_settings(args.rest)
     from lst_fairseq.planning.plan import plan, table
 

@@ -15,7 +15,7 @@ UNSUPPORTED = {
     "match_source_len": "speech is counted in samples, and its translation in tokens",
     "replace_unk": "an LLM's vocabulary has no unknown words, and speech none to put in their place",
     "constraints": "none are read with speech, and the search would go on without",
-    "sacrebleu": "fairseq ignores it; --scoring sacrebleu is its successor, and scripts/score.py knows the references",
+    "sacrebleu": "fairseq ignores it; --scoring sacrebleu is its successor, and lst score knows the references",
     "no_early_stop": "fairseq ignores it; no search stops early",
     "print_step": "a search has no steps of refinement to print",
     "lm_path": "a language model of fairseq's does not have the LLM's vocabulary",

@@ -38,7 +38,7 @@ _PREPARATION = {"MUSTC_ROOT", "TGT_LANG", "PREP_ARGS"}
 _ELSEWHERE = ("BASELINE", "SYSTEMS", "LORA_LR", "TEXT_")
 _STUDY_CONFIG = "config_study.yaml"
 _SOURCES = re.compile(r"^\s*(source|\.)\s", re.MULTILINE)
-#: Changes with what scripts/alignment.py measures.
+#: Changes with what lst align measures.
 _ALIGNMENT = 2
 
 

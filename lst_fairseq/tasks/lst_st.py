@@ -80,7 +80,7 @@ class LstTask(SpeechToTextTask):
     @classmethod
     def setup_task(cls, cfg: LstTaskConfig, **kwargs: Any) -> "LstTask":
         if not Path(cfg.data).is_dir() and not kwargs.get("from_checkpoint"):
-            raise ValueError(f"{cfg.data}: no such folder of manifests; prepare the data first (scripts/prep_mustc.py)")
+            raise ValueError(f"{cfg.data}: no such folder of manifests; prepare the data first (lst prep)")
         task = cls(cfg)
         if cfg.llm:
             task._bind_dictionary()

@@ -21,7 +21,7 @@ def check_checkpoint(path: str | Path) -> None:
     """Raise the error that reading a checkpoint would end in, where a look at it is enough.
 
     Args:
-        path: a file that fairseq-train wrote, or a directory of scripts/export.py.
+        path: a file that fairseq-train wrote, or a directory of lst export.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -61,7 +61,7 @@ def check_absent(out: str | Path) -> None:
 def missing(path: str | Path) -> FileNotFoundError:
     """The error where there is no checkpoint."""
     return FileNotFoundError(
-        f"{path}: no such checkpoint; give a file that fairseq-train wrote, or a directory of scripts/export.py"
+        f"{path}: no such checkpoint; give a file that fairseq-train wrote, or a directory of lst export"
     )
 
 
@@ -85,6 +85,6 @@ def refused(path: str | Path, reason: object) -> CheckpointError:
 def not_exported(directory: str | Path, reason: object) -> CheckpointError:
     """The error on a directory that holds no exported model."""
     return CheckpointError(
-        f"{directory}: not a directory that scripts/export.py wrote, or not all of it ({reason}); export the "
+        f"{directory}: not a directory that lst export wrote, or not all of it ({reason}); export the "
         "checkpoint again"
     )

@@ -17,7 +17,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lst_fairseq.checkpoints.averaging import average
-from lst_fairseq.checkpoints.conversion import main as convert
+from lst_fairseq.checkpoints.conversion import convert
 from lst_fairseq.checkpoints.export import export
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.generation.translator import Translator
@@ -267,7 +267,7 @@ def test_an_export_runs_nothing(what, exported, corpus, backbones, tmp_path):
 def test_a_sharded_checkpoint_runs_nothing(what, corpus, backbones, tmp_path):
     (tmp_path / "out").mkdir()
     path = tmp_path / "sharded.pt"
-    convert([str(first_stage(corpus, backbones).path()), str(path)])
+    convert(first_stage(corpus, backbones).path(), path)
     torch.save(HOSTILE[what].apply(torch.load(path, weights_only=True), code(tmp_path)), path)
     ways = opened_by(path, corpus, backbones, tmp_path / "out")
     for shards in tmp_path.glob("sharded.pt.shards*"):

@@ -4,8 +4,9 @@ import csv
 
 import pytest
 
+from lst_fairseq.corpora.filtering import write_lines
 from lst_fairseq.data.manifest import COLUMNS, read_columns, read_manifest, unescaped, write_manifest
-from tests.support.helpers import load_script, read_tsv
+from tests.support.helpers import lst, read_tsv
 
 TEXTS = ['Er sagte: "Hallo", und ging.', "Ein \\ und noch einer \\.", "Nichts davon.", '"\\""']
 QUOTE = r"Er sagte: \"Hallo\"."
@@ -36,14 +37,13 @@ def test_the_texts_come_without_them(escaped, caplog):
 
 
 def test_what_is_written_from_them_has_none(escaped, tmp_path):
-    select = load_script("select_manifest")
     for fraction in ("1", "0.5"):
-        select.main(["--manifest", str(escaped), "--out", str(tmp_path / "part.tsv"), "--fraction", fraction])
+        lst("filter", "--manifest", escaped, "--out", tmp_path / "part.tsv", "--fraction", fraction)
         rows = read_tsv(tmp_path / "part.tsv")
         assert list(rows[0]) == list(COLUMNS)
         assert all(row["tgt_text"] == TEXTS[int(row["id"][1:])] for row in rows)
     # A part without a quote would not show what its backslashes are.
-    load_script("filter_by_wer").write_lines(escaped, tmp_path / "kept.tsv", {3})
+    write_lines(escaped, tmp_path / "kept.tsv", {3})
     assert read_tsv(tmp_path / "kept.tsv")[0]["tgt_text"] == TEXTS[1]
 
 
@@ -63,12 +63,11 @@ def test_other_files_stay_as_they_are(tmp_path, texts):
 
 
 def test_check_manifest_tells(escaped, tmp_path, capsys):
-    check = load_script("check_manifest")
-    assert check.main([str(escaped)]) == 0
+    assert lst("check", escaped) == 0
     printed = capsys.readouterr().out
     assert "note: a backslash before each quote and backslash, taken off when it is read: 3" in printed
     assert f"{escaped}:2: " in printed
-    check.main([str(plain(tmp_path, QUOTE, 'Sie sagte: "Ja".', r"a \\ b"))])
+    lst("check", plain(tmp_path, QUOTE, 'Sie sagte: "Ja".', r"a \\ b"))
     printed = capsys.readouterr().out
     assert "warning: a backslash before a quote, but not before each in the file: 1" in printed
     assert "warning: a backslash before a backslash: 1" in printed

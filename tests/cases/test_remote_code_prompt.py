@@ -12,8 +12,8 @@ import torch
 
 from lst_fairseq.checkpoints.export import export
 from lst_fairseq.cli.translate import main
-from lst_fairseq.corpora.preparation import PrepError
-from lst_fairseq.corpora.recognition import Transcriber
+from lst_fairseq.errors import SettingsError
+from lst_fairseq.generation.ctc_recognition import Transcriber
 from lst_fairseq.models.frontends import build_frontend
 from tests.support.helpers import REPOSITORY, build
 from tests.support.running import first_stage, run_interactive
@@ -87,7 +87,7 @@ def test_a_recogniser(backbones, tmp_path, yes):
     (directory / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
     )
-    with pytest.raises(PrepError) as caught:
+    with pytest.raises(SettingsError) as caught:
         Transcriber(str(directory), None, torch.device("cpu"), half=False)
     assert str(directory) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()

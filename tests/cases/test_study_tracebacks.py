@@ -12,7 +12,8 @@ import yaml
 from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import read_study
-from tests.support.helpers import REPOSITORY, load_script
+from lst_fairseq.study.session import listing
+from tests.support.helpers import REPOSITORY
 
 STUDIES = sorted((REPOSITORY / "examples" / "study").glob("*.yaml"))
 NUMBERS = (5, -1, float("inf"), float("nan"), 10**400)
@@ -39,7 +40,7 @@ def changed(content: Any, place: tuple, value: Any) -> Any:
 def listed(path: Path, out: Path) -> str:
     """What --list prints, or the error."""
     try:
-        return load_script("study").listing(Plan(read_study(path), out))
+        return listing(Plan(read_study(path), out))
     except StudyError as error:
         assert "\n" not in str(error) and len(str(error)) < 2500
         return f"error: {error}"

@@ -10,7 +10,7 @@ from lst_fairseq.checkpoints.averaging import average, last_checkpoints
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.generation.translator import Translator
 from lst_fairseq.models.trained_parts import RECORD_KEY
-from tests.support.helpers import load_script
+from tests.support.helpers import lst
 from tests.support.running import edited, read_checkpoint, run_generate, run_train, second_stage
 
 
@@ -22,7 +22,7 @@ def save(path: Path, updates: int = 1, **parameters: Any) -> Path:
 
 
 def average_checkpoints(*arguments: Path | str | int) -> None:
-    load_script("average_checkpoints").main([str(argument) for argument in arguments])
+    lst("average", *arguments)
 
 
 def test_mean_of_a_run(corpus: Path, backbones: dict[str, str], tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_directories_that_cannot_serve(corpus, backbones, tmp_path):
     (out / "adapter.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"not all of it .*adapter\.safetensors"):
         Translator(out)
-    with pytest.raises(CheckpointError, match=r"not a directory that scripts/export\.py wrote"):
+    with pytest.raises(CheckpointError, match=r"not a directory that lst export wrote"):
         Translator(tmp_path)
 
 

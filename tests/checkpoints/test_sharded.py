@@ -7,9 +7,9 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
-from lst_fairseq.checkpoints import conversion
 from lst_fairseq.checkpoints.sharded import assemble, read_file
 from lst_fairseq.utils.checkpoint_files import SHARDS_KEY
+from tests.support.helpers import lst
 
 
 def write_checkpoint(path: Path, value: float) -> None:
@@ -28,7 +28,7 @@ def sharded(tmp_path: Path) -> Path:
     write_checkpoint(tmp_path / "one.pt", 1.0)
     write_checkpoint(tmp_path / "two.pt", 2.0)
     target = tmp_path / "sharded.pt"
-    assert conversion.main([str(tmp_path / "one.pt"), str(target)]) == 0
+    lst("convert", tmp_path / "one.pt", target)
     return target
 
 
@@ -36,15 +36,15 @@ def test_replacing_removes_the_old_shards_last(sharded: Path, monkeypatch: pytes
     command = [str(sharded.with_name("two.pt")), str(sharded), "--force"]
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_utils, "torch_persistent_save", fail)
-        assert conversion.main(command) == 1
-    assert "the disk is full" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="the disk is full"):
+            lst("convert", *command)
     assert weight(sharded) == 1
-    assert conversion.main(command) == 0
+    lst("convert", *command)
     assert weight(sharded) == 2
     left = [path.name for path in sharded.parent.glob("sharded.pt*")]
     assert sorted(left) == ["sharded.pt", read_file(str(sharded))[SHARDS_KEY]]
     # A whole one in the place of a sharded one.
-    assert conversion.main([str(sharded), str(sharded), "--force"]) == 0
+    lst("convert", sharded, sharded, "--force")
     assert weight(sharded) == 2
     assert [path.name for path in sharded.parent.glob("sharded.pt*")] == ["sharded.pt"]
 

@@ -74,7 +74,7 @@ def make_base(root: Path, checkpoint: Path) -> Base:
     from lst_fairseq.checkpoints.conversion import convert
     from lst_fairseq.checkpoints.export import export
     from lst_fairseq.generation.translator import DecodingOptions, Translator
-    from tests.support.helpers import SENTENCES, load_script
+    from tests.support.helpers import SENTENCES, lst
     from tests.support.running import run_generate, write_split
 
     base = Base(root, root / MARKER_WORD)
@@ -93,7 +93,7 @@ def make_base(root: Path, checkpoint: Path) -> Base:
         "--json",
         str(base.scores),
     ]
-    load_script("score").main(arguments)
+    lst("score", *arguments)
     translator = Translator(
         base.checkpoint, device="cpu", options=DecodingOptions(beam=2, max_len_b=6)
     )

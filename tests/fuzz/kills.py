@@ -25,7 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from lst_fairseq.study.grid import read_study
 from lst_fairseq.study.run import Runner
 from tests.conftest import SAMPLE_RATE, save_llama, save_wav2vec2
 from tests.support.forks import ended, fork
-from tests.support.helpers import SENTENCES, load_script
+from tests.support.helpers import SENTENCES, lst
 from tests.support.recipe import RECIPE
 from tests.support.running import train_configuration
 from tests.support.warm import commands
@@ -63,7 +63,6 @@ class World:
     """What all runs share: a tiny corpus and backbones, and a trained model."""
 
     root: Path
-    prep: Any = field(default_factory=lambda: load_script("prep_mustc"))
 
     @property
     def backbones(self) -> dict[str, str]:
@@ -106,9 +105,8 @@ class World:
                 )
 
     def prepare(self, folder: Path, corpus: str = "mustc") -> None:
-        self.prep.main(
-            ["--data-root", str(self.root / corpus), "--tgt-lang", "de", "--out", str(folder)]
-        )
+        root = self.root / corpus
+        lst("prep", "mustc", "--data-root", root, "--tgt-lang", "de", "--out", folder)
 
     def train(self, folder: Path, **settings: Any) -> None:
         torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """The programs that take inputs: as functions in a warm process, and as commands."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,19 +25,21 @@ class Program:
     load: Callable[[], Callable[[list[str]], Any]] | None = None
 
 
-def _script(name: str) -> Program:
+def _lst(*verb: str) -> Program:
     def load() -> Callable[[list[str]], Any]:
-        from tests.support.helpers import load_script
+        from lst_fairseq.cli.main import main
 
-        return load_script(name).main
+        importlib.import_module(f"lst_fairseq.cli.{verb[0]}")
+        return lambda arguments: main([*verb, *arguments])
 
-    return Program((sys.executable, str(REPOSITORY / "scripts" / f"{name}.py")), load)
+    return Program((sys.executable, "-m", "lst_fairseq.cli", *verb), load)
 
 
 def _translate() -> Callable[[list[str]], Any]:
-    from lst_fairseq.cli import translate
+    from lst_fairseq.cli import translate  # noqa: F401
+    from lst_fairseq.cli.main import lst_translate
 
-    return translate.main
+    return lst_translate
 
 
 def _generate() -> Callable[[list[str]], Any]:
@@ -72,12 +75,12 @@ PROGRAMS: Mapping[str, Program] = {
     "read-audio": _probe("audio"),
     "read-manifest": _probe("manifest"),
     "recipe": Program(("bash", str(Path(__file__).with_name("recipe.sh")))),
+    "prep text": _lst("prep", "text"),
     **{
-        name: _script(name)
-        for name in (
-            *("average_checkpoints", "check_manifest", "compare", "convert_checkpoint"),
-            *("export", "report", "score"),
-            *("results_table", "study", "select_manifest", "text_manifest"),
+        verb: _lst(verb)
+        for verb in (
+            *("average", "check", "compare", "convert", "export", "filter"),
+            *("report", "score", "study"),
         )
     },
 }

@@ -77,7 +77,7 @@ def judge(case: Case, outcome: Outcome, idle_mib: float, base: Base, folder: Pat
 def _judge_refusal(case: Case, outcome: Outcome) -> Verdict:
     """One line, a name, a remedy."""
     if (
-        case.program == "check_manifest"
+        case.program == "check"
         and "  error: " in outcome.stdout
         and case.named[0] in outcome.stdout
     ):

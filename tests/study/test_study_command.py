@@ -1,6 +1,5 @@
-"""scripts/study.py: its report, its failures and its Slurm array."""
+"""lst study: its report, its failures and its Slurm array."""
 
-import contextlib
 import json
 import os
 import statistics
@@ -12,6 +11,7 @@ import pytest
 
 from lst_fairseq.study.grid import ROOT
 from lst_fairseq.study.run import slurm_script
+from tests.support.helpers import lst
 from tests.support.recipe import value
 from tests.support.studies import Studies
 
@@ -23,14 +23,8 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Studies:
 
 @pytest.fixture
 def command(studies, monkeypatch):
-    """``scripts/study.py`` in this process."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    with contextlib.suppress(KeyError):
-        del sys.modules["study"]
-    import study
-
-    yield lambda *arguments: study.main([str(studies.root / "study.yaml"), "--out", str(studies.out), *arguments])
-    sys.path.pop(0)
+    """``lst study`` in this process."""
+    return lambda *arguments: lst("study", studies.root / "study.yaml", "--out", studies.out, *arguments)
 
 
 def test_command_runs_and_reports(studies, command, capsys, monkeypatch):

@@ -11,7 +11,7 @@ from lst_fairseq.corpora import preparation
 from lst_fairseq.corpora.preparation import stored_audio_headers
 from lst_fairseq.utils.files import making
 from tests.support.forks import outcome, serve
-from tests.support.helpers import load_script
+from tests.support.helpers import lst
 from tests.support.running import differences, first_stage, read_checkpoint, run_train
 
 NOBODY = 65534
@@ -31,9 +31,7 @@ def as_nobody(function, *arguments):
 
 
 def select(corpus, out):
-    return load_script("select_manifest").main(
-        ["--manifest", str(corpus / "train.tsv"), "--out", str(out)]
-    )
+    return lst("filter", "--manifest", corpus / "train.tsv", "--out", out, "--fraction", 1)
 
 
 def test_a_manifest_that_does_not_fit_leaves_the_old_one(corpus, tmp_path):
@@ -62,7 +60,7 @@ def test_an_export_that_does_not_fit_leaves_nothing(corpus, backbones, tmp_path)
     checkpoint, out = first_stage(corpus, backbones).path(), tmp_path / "exported"
 
     def command():
-        load_script("export").main([str(checkpoint), str(out)])
+        lst("export", checkpoint, out)
 
     status, said = outcome(on_small_disk, 30_000, command, log=tmp_path / "log")
     last = said.splitlines()[-1]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.corpora.preparation import read_text
 from lst_fairseq.data.manifest import read_manifest
 from lst_fairseq.evaluation.comparison import read_scores
 from lst_fairseq.evaluation.metrics import read_generated, read_signature
@@ -14,7 +13,7 @@ from lst_fairseq.evaluation.report.comparison import read_comparison
 from lst_fairseq.evaluation.training_curve import read_curve
 from lst_fairseq.utils import text_files
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
-from lst_fairseq.utils.text_files import Unreadable, read_data, read_json
+from lst_fairseq.utils.text_files import Unreadable, read_data, read_json, read_text
 from lst_fairseq.utils.yaml_files import read_yaml
 
 READERS: dict[str, Callable[[Path], object]] = {

@@ -72,8 +72,8 @@ def _call(
     if draw < 0.75:
         return "fairseq-generate", generate_arguments(base.corpus, path, out)
     if draw < 0.9:
-        return "convert_checkpoint", (str(path), str(out / "converted.pt"))
-    return "average_checkpoints", (str(path), str(base.checkpoint), "--out", str(out / "mean.pt"))
+        return "convert", (str(path), str(out / "converted.pt"))
+    return "average", (str(path), str(base.checkpoint), "--out", str(out / "mean.pt"))
 
 
 Made = tuple[str, Any]

@@ -83,7 +83,7 @@ class Manifests:
 
 
 def _call(rng: Random, path: Path, base: Base, out: Path) -> tuple[str, tuple[str, ...]]:
-    twice = ("read-manifest", "check_manifest")
+    twice = ("read-manifest", "check")
     program = rng.choice((*twice, *twice, "score", "generate"))
     if program == "score":
         given = (
@@ -100,7 +100,7 @@ def _call(rng: Random, path: Path, base: Base, out: Path) -> tuple[str, tuple[st
     return (
         (program, (str(path),))
         if program != "generate"
-        else ("check_manifest", (str(path.parent),))
+        else ("check", (str(path.parent),))
     )
 
 

@@ -78,15 +78,15 @@ ROLES: Mapping[str, Role] = {
         "export", lambda path, base, out: (str(path), str(out / "exported"))
     ),
     "checkpoint to convert": _checkpoint(
-        "convert_checkpoint", lambda path, base, out: (str(path), str(out / "converted.pt"))
+        "convert", lambda path, base, out: (str(path), str(out / "converted.pt"))
     ),
     "checkpoint to fairseq": _checkpoint(
         "fairseq-generate", lambda path, base, out: generate_arguments(base.corpus, path, out)
     ),
     "checkpoint to average": _checkpoint(
-        "average_checkpoints", lambda path, base, out: (str(path), "--out", str(out / "mean.pt"))
+        "average", lambda path, base, out: (str(path), "--out", str(out / "mean.pt"))
     ),
-    "manifest": Role("check_manifest", ".tsv", _manifest, lambda path, base, out: (str(path),)),
+    "manifest": Role("check", ".tsv", _manifest, lambda path, base, out: (str(path),)),
     "manifest to score": Role(
         "score", ".tsv", _manifest, lambda path, base, out: _scored(path, base.hypotheses)
     ),
