@@ -24,7 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
 
-from scripts.markers import update
+from lst_fairseq.evaluation.report.readme import ReadmeError, update
+from lst_fairseq.utils.text_files import Unreadable
 
 BEGIN = "<!-- benchmarks: written by benchmarks/table.py -->"
 END = "<!-- end of benchmarks -->"
@@ -106,7 +107,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing, fail where the section is stale")
     args = parser.parse_args(argv)
     stale = "its benchmarks are stale; run benchmarks/table.py without --check" if args.check else None
-    update(args.readme, section([read(path) for path in args.results]), BEGIN, END, stale)
+    body = section([read(path) for path in args.results])
+    try:
+        update(args.readme, body, BEGIN, END, stale)
+    except (ReadmeError, Unreadable) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

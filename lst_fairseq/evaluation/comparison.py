@@ -1,12 +1,13 @@
 """Several systems on the same segments: confidence intervals, paired tests, training curves, sentences that differ.
 
-Systems are what scripts/score.py wrote, in its JSON. :func:`compare` makes one JSON-able dict of them, which
+Systems are what ``lst score`` wrote, in its JSON. :func:`compare` makes one JSON-able dict of them, which
 ``report/comparison.py`` shows.
 """
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from lst_fairseq.evaluation.training_curve import read_curve
 from lst_fairseq.utils.shapes import ShapeError, check_shape, is_number
 from lst_fairseq.utils.text_files import Unreadable, read_json
 
+logger = logging.getLogger(__name__)
+
 #: Of a score file's sentences.
 SENTENCES = ("ids", "sources", "references", "hypotheses")
-#: What other programs take from a score file, of all that scripts/score.py writes.
+#: What other programs take from a score file, of all that ``lst score`` writes.
 SCORE = {
     "name": str,
     "bleu": float,
@@ -38,9 +41,9 @@ SCORE = {
 
 
 def read_scores(path: str | Path) -> dict[str, Any]:
-    """One system's scores, as scripts/score.py wrote them. Raises ComparisonError where the file is not such a file."""
+    """One system's scores, as ``lst score`` wrote them. Raises ComparisonError where the file is not such a file."""
     remedy, missing = "score that system again", "translate and score that system first (examples/mustc/generate.sh)"
-    with expected(path, "a score file of scripts/score.py", remedy):
+    with expected(path, "a score file of lst score", remedy):
         scores = read_json(path, remedy, missing)
         check_shape(scores, SCORE)
         _check_sentences(scores)
@@ -74,6 +77,33 @@ def line(system: Mapping[str, Any]) -> str:
     if is_number(system.get("trained_parameters")) and "train_seconds" in system:
         text += f", trained {system['trained_parameters'] / 1e6:.2f} M parameters in {system['train_seconds']} s"
     return text
+
+
+def training_logs(
+    systems: Iterable[Mapping[str, Any]], given: Iterable[tuple[str, str]]
+) -> dict[str, list[str]]:
+    """For each system's name its logs: those given, else those of its score file.
+
+    Warns where the log that a score file names is no longer there.
+
+    Args:
+        systems: scores as :func:`read_scores` gives them.
+        given: pairs of a system's name and the path of a log; several of one are its stages.
+    """
+    logs: dict[str, list[str]] = {}
+    for name, path in given:
+        logs.setdefault(name, []).append(path)
+    for system in systems:
+        if system["name"] in logs or not system.get("log"):
+            continue
+        paths = str(system["log"]).split(os.pathsep)
+        if gone := [path for path in paths if not Path(path).is_file()]:
+            logger.warning(
+                f"no training curve of {system['name']}: {gone[0]} is not there; see --logs"
+            )
+        else:
+            logs[system["name"]] = paths
+    return logs
 
 
 def compare(

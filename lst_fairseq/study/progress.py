@@ -30,11 +30,11 @@ def finished(step: Step) -> bool:
 
 
 def read_score(cell: Cell, split: str) -> dict[str, Any]:
-    """What scripts/score.py wrote about a cell's translations of a split, and ``file``, where that is.
+    """What ``lst score`` wrote about a cell's translations of a split, and ``file``, where that is.
 
     Raises:
         StudyError: there is no such score, or more than one.
-        ComparisonError: it is no file of scripts/score.py.
+        ComparisonError: it is no file of ``lst score``.
     """
     files = sorted((cell.work / "scores").glob(f"*.{split}.json"))
     if len(files) != 1:

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from tests.support.helpers import load_script
+from lst_fairseq.cli.main import main
 from tests.support.scoring import write_scored
 
 
@@ -13,7 +13,7 @@ def test_the_missing_package_is_named(tmp_path, monkeypatch, language):
     monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{language}_mecab.MeCab", None)
     arguments = write_scored(tmp_path, [("今日は。", "今日は。")])
     with pytest.raises(SystemExit) as error:
-        load_script("score").main([*arguments, "--tokenize", f"{language}-mecab"])
+        main(["score", *arguments, "--tokenize", f"{language}-mecab"])
     assert str(error.value).startswith(f"error: tokeniser {language}-mecab: its package is not installed")
     assert f"pip install 'sacrebleu[{language}]'" in str(error.value) and "\n" not in str(error.value)
 
@@ -28,7 +28,7 @@ def test_a_model_that_cannot_be_downloaded_is_named(tmp_path, monkeypatch, token
     monkeypatch.setattr(module, "SACREBLEU_DIR", str(tmp_path))
     arguments = write_scored(tmp_path, [("今日は。", "今日は。")])
     with pytest.raises(SystemExit) as error:
-        load_script("score").main([*arguments, "--tokenize", tokenizer])
+        main(["score", *arguments, "--tokenize", tokenizer])
     message = str(error.value)
     assert "sacreBLEU downloads a model" in message and "no network" in message and "\n" not in message
 

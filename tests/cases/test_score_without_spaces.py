@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.support.helpers import REPOSITORY, load_script
+from lst_fairseq.cli.main import main
+from tests.support.helpers import REPOSITORY
 from tests.support.scoring import write_scored
 
 CHINESE = [
@@ -21,53 +22,48 @@ SPOKEN = [
 THAI = [("สวัสดีครับผม", "สวัสดีครับ"), ("ขอบคุณมาก", "ขอบคุณมาก")]
 
 
-@pytest.fixture(scope="module")
-def score():
-    return load_script("score")
-
-
 @pytest.mark.parametrize("columns", [{"tgt_lang": "zh"}, {"tgt_lang": "zh_TW"}, {}], ids=str)
-def test_chinese_is_scored_by_its_tokeniser(tmp_path, capsys, score, columns):
+def test_chinese_is_scored_by_its_tokeniser(tmp_path, capsys, columns):
     out = tmp_path / "score.json"
-    score.main([*write_scored(tmp_path, CHINESE, **columns), "--json", str(out)])
+    main(["score", *write_scored(tmp_path, CHINESE, **columns), "--json", str(out)])
     assert "BLEU = 68.38" in capsys.readouterr().out
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["tokenize"] == "zh" and "tok:zh" in found["full_signature"] and found["ter"] < 10
 
 
-def test_words_are_refused_and_named(tmp_path, score):
+def test_words_are_refused_and_named(tmp_path):
     with pytest.raises(SystemExit, match=r"--tokenize 13a: zh writes no spaces.*choose one of zh, char, flores200"):
-        score.main([*write_scored(tmp_path, CHINESE, tgt_lang="zh"), "--tokenize", "13a"])
+        main(["score", *write_scored(tmp_path, CHINESE, tgt_lang="zh"), "--tokenize", "13a"])
     with pytest.raises(SystemExit, match=r"test\.tsv: the language named is de, and most letters"):
-        score.main([*write_scored(tmp_path, CHINESE), "--target-lang", "de"])
+        main(["score", *write_scored(tmp_path, CHINESE), "--target-lang", "de"])
 
 
-def test_transcripts_are_scored_by_characters(tmp_path, capsys, score):
+def test_transcripts_are_scored_by_characters(tmp_path, capsys):
     out = tmp_path / "score.json"
-    score.main([*write_scored(tmp_path, SPOKEN, tgt_lang="zh", task="asr"), "--json", str(out)])
+    main(["score", *write_scored(tmp_path, SPOKEN, tgt_lang="zh", task="asr"), "--json", str(out)])
     assert "CER = 8.33 lower case without punctuation, 7.41 as it is" in capsys.readouterr().out
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["cer_raw"] == pytest.approx(100 * 2 / 27) and found["cer"] == pytest.approx(100 * 2 / 24)
     assert "wer" not in found and found["durations"]["0-5"]["cer"] == found["cer"]
 
 
-def test_with_spaces_transcripts_have_both_rates(tmp_path, score):
+def test_with_spaces_transcripts_have_both_rates(tmp_path):
     out = tmp_path / "score.json"
-    score.main([*write_scored(tmp_path, [("ab d", "ab cd")], tgt_lang="de", task="asr"), "--json", str(out)])
+    main(["score", *write_scored(tmp_path, [("ab d", "ab cd")], tgt_lang="de", task="asr"), "--json", str(out)])
     found = json.loads(out.read_text(encoding="utf-8"))
     assert (found["wer"], found["cer"]) == (50, 20)
 
 
-def test_other_languages_without_spaces_are_scored_by_characters(tmp_path, score):
+def test_other_languages_without_spaces_are_scored_by_characters(tmp_path):
     out = tmp_path / "score.json"
-    score.main([*write_scored(tmp_path, THAI, tgt_lang="th"), "--json", str(out)])
+    main(["score", *write_scored(tmp_path, THAI, tgt_lang="th"), "--json", str(out)])
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["tokenize"] == "char" and found["ter"] == pytest.approx(100 * 2 / 19)
     assert found["ter_signature"].endswith("|chars:yes")
 
 
 def test_the_recipe_passes_tokeniser_and_language_on(tmp_path):
-    # The recipe's own function, with a stand-in for the interpreter that score.py would run in.
+    # The recipe's own function, with a stand-in for the interpreter that lst score would run in.
     script = f"""
         set -euo pipefail; source {REPOSITORY}/examples/mustc/lib.sh
         python() {{ printf '%s ' "$@"; echo; }}

@@ -2,14 +2,13 @@
 
 import json
 import math
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from lst_fairseq.cli.main import main
 from lst_fairseq.criterions.adapter_collapse import variation, warning
 from lst_fairseq.data.audio import read_segment
 from lst_fairseq.data.manifest import Manifest, read_manifest
@@ -28,7 +27,7 @@ from lst_fairseq.evaluation.alignment import (
 from lst_fairseq.evaluation.report.alignment import colour, heat_map, page, runs, token_strip
 from lst_fairseq.generation.translator import DecodingOptions, Translator
 from lst_fairseq.models.llm.families import embedding_outputs
-from tests.support.helpers import REPOSITORY, SENTENCES, read_tsv, write_tsv
+from tests.support.helpers import SENTENCES, read_tsv, write_tsv
 from tests.support.running import first_stage, run_train
 
 
@@ -227,17 +226,7 @@ def test_pictures():
     assert "40 %" in texts(heat) and "0 %" in texts(heat)
 
 
-@pytest.fixture
-def command() -> Any:
-    sys.path.insert(0, str(REPOSITORY / "scripts"))
-    sys.modules.pop("alignment", None)
-    import alignment
-
-    yield alignment.main
-    sys.path.pop(0)
-
-
-def test_command_on_two_checkpoints(command, corpus, spoken, backbones, tmp_path, capsys):
+def test_command_on_two_checkpoints(corpus, spoken, backbones, tmp_path, capsys):
     first = first_stage(corpus, backbones).path()
     later = run_train(
         corpus, backbones, tmp_path / "lora", finetune_from_model=first, train_modules="adapter,lora"
@@ -256,7 +245,7 @@ def test_command_on_two_checkpoints(command, corpus, spoken, backbones, tmp_path
         "--max-len",
         4,
     ]
-    command([*map(str, [first, later, *arguments, "--out", tmp_path / "out"])])
+    main(["align", *map(str, [first, later, *arguments, "--out", tmp_path / "out"])])
     said = capsys.readouterr().out
     assert "retrieval" in said and "chance 33.3 %" in said
     found = json.loads((tmp_path / "out" / "alignment.json").read_text())["checkpoints"]
@@ -285,13 +274,14 @@ def test_command_on_two_checkpoints(command, corpus, spoken, backbones, tmp_path
         ({"--layer": "9"}, "--layer 9: the LLM has layers 1 to 2"),
     ],
 )
-def test_what_is_wrong_is_one_line(changes, message, command, corpus, spoken, backbones, tmp_path, capsys):
+def test_what_is_wrong_is_one_line(changes, message, corpus, spoken, backbones, tmp_path, capsys):
     flags = {"--data": spoken, "--split": "dev", "--segments": 3, "--max-len": 3, "--out": tmp_path / "out", **changes}
     with pytest.raises(SystemExit) as end:
-        command([str(first_stage(corpus, backbones).path()), *(str(x) for pair in flags.items() for x in pair)])
+        main(["align", str(first_stage(corpus, backbones).path()), *(str(x) for pair in flags.items() for x in pair)])
     assert message in f"{end.value.code}{capsys.readouterr().err}" and not (tmp_path / "out").exists()
 
 
-def test_without_transcripts(command, corpus, backbones, tmp_path):
+def test_without_transcripts(corpus, backbones, tmp_path):
     with pytest.raises(SystemExit, match="fewer than two segments with audio and a transcript"):
-        command([str(first_stage(corpus, backbones).path()), "--data", str(corpus), "--out", str(tmp_path / "out")])
+        checkpoint = str(first_stage(corpus, backbones).path())
+        main(["align", checkpoint, "--data", str(corpus), "--out", str(tmp_path / "out")])

@@ -10,6 +10,7 @@ import pytest
 import sacrebleu
 import soundfile
 
+from lst_fairseq.cli.main import main
 from lst_fairseq.data.manifest import read_manifest, write_manifest
 from lst_fairseq.evaluation.metrics import (
     ScoreError,
@@ -26,7 +27,6 @@ from lst_fairseq.evaluation.metrics import (
     segment_seconds,
     word_error_rates,
 )
-from tests.support.helpers import load_script
 
 REFERENCES = [
     "Eins zwei drei vier fünf.",
@@ -65,11 +65,6 @@ def files(tmp_path):
     write_manifest(tmp_path / "tst.tsv", rows)
     backwards = {i: HYPOTHESES[i] for i in reversed(range(4))}
     return tmp_path / "tst.tsv", generated(tmp_path / "generate-tst.txt", backwards)
-
-
-@pytest.fixture(scope="module")
-def command():
-    return load_script("score")
 
 
 def refused(function, *args) -> str:
@@ -249,7 +244,7 @@ def test_files_that_are_no_output_are_refused(tmp_path):
     assert f"{path}: not UTF-8" in refused(read_generated, path)
 
 
-def test_command(command, files, tmp_path, capsys):
+def test_command(files, tmp_path, capsys, caplog):
     manifest, output = files
     report, log = tmp_path / "new" / "score.json", tmp_path / "generate.log"
     log.write_text(
@@ -257,8 +252,9 @@ def test_command(command, files, tmp_path, capsys):
         "Translated 4 sentences (37 tokens) in 1.4s (2.85 sentences/s, 262.75 tokens/s)\n"
     )
     arguments = f"--manifest {manifest} --hypotheses {output} --triples 2 --json {report} --log {log}".split()
-    command.main(
+    main(
         [
+            "score",
             *arguments,
             "--name",
             "LST two-stage",
@@ -282,7 +278,8 @@ def test_command(command, files, tmp_path, capsys):
         "  reference   Eins zwei drei vier fünf.\n"
         "[t_2]\n  source      Source 2.\n  hypothesis  null null eins zwei.\n  reference   Null null eins zwei.\n"
     )
-    assert captured.err == "durations of 4 segments taken at 16 kHz: their audio is not here (see --rate)\n"
+    assert caplog.messages == ["durations of 4 segments taken at 16 kHz: their audio is not here (see --rate)"]
+    assert captured.err == ""
     assert json.loads(report.read_text()) == {
         "name": "LST two-stage",
         "bleu": result.bleu,
@@ -311,7 +308,7 @@ def test_command(command, files, tmp_path, capsys):
     }
 
 
-def test_command_on_transcripts(command, tmp_path, capsys):
+def test_command_on_transcripts(tmp_path, capsys, caplog):
     """Word error rates where every row is of the task asr, and only there."""
     for name, task in (("asr", "asr"), ("mixed", "st")):
         rows = [
@@ -322,17 +319,17 @@ def test_command_on_transcripts(command, tmp_path, capsys):
         output = generated(tmp_path / "g.txt", {0: "one two", 1: "tree"})
         report = tmp_path / f"{name}.json"
         arguments = ["--manifest", str(tmp_path / f"{name}.tsv"), "--hypotheses", str(output), "--json", str(report)]
-        command.main([*arguments, "--rate", "16000"])
+        main(["score", *arguments, "--rate", "16000"])
     scores = json.loads((tmp_path / "asr.json").read_text())
     assert (scores["wer"], scores["wer_raw"]) == pytest.approx((100 / 3, 100))
     assert scores["durations"]["5-10"]["wer"] == pytest.approx(100 / 3)
     assert "wer" not in json.loads((tmp_path / "mixed.json").read_text())
     captured = capsys.readouterr()
     assert captured.out.count("WER = 33.33 lower case without punctuation, 100.00 as it is") == 1
-    assert captured.err == ""  # the rate was given
+    assert captured.err == "" and caplog.messages == []  # the rate was given
 
 
-def test_command_on_chains_of_thought(command, files, tmp_path, capsys):
+def test_command_on_chains_of_thought(files, tmp_path, caplog):
     manifest, _ = files
     thoughts = {
         0: f"One => {HYPOTHESES[0]}",
@@ -341,12 +338,12 @@ def test_command_on_chains_of_thought(command, files, tmp_path, capsys):
         3: f"=>{HYPOTHESES[3]}",
     }
     output, report = generated(tmp_path / "cot.txt", thoughts), tmp_path / "cot.json"
-    command.main(["--manifest", str(manifest), "--hypotheses", str(output), "--after", " => ", "--json", str(report)])
+    main(["score", "--manifest", str(manifest), "--hypotheses", str(output), "--after", " => ", "--json", str(report)])
     scores = json.loads(report.read_text())
     left = [*HYPOTHESES[:2], "", HYPOTHESES[3]]
     assert scores["bleu"] == sacrebleu.corpus_bleu(left, [REFERENCES]).score
     assert scores["sentences"]["hypotheses"] == left and "|after:_=>_|" in scores["full_signature"]
-    assert "1 of 4 hypotheses lack ' => ': scored as empty" in capsys.readouterr().err
+    assert "1 of 4 hypotheses lack ' => ': scored as empty" in caplog.messages
     # A manifest of chains of thought has its references after the same marker.
     rows = [
         {"id": f"{i}", "audio": "gone.wav", "n_frames": 1, "tgt_text": f"Source => {text}", "task": "cot"}
@@ -354,23 +351,23 @@ def test_command_on_chains_of_thought(command, files, tmp_path, capsys):
     ]
     write_manifest(tmp_path / "cot.tsv", rows)
     arguments = ["--manifest", str(tmp_path / "cot.tsv"), "--hypotheses", str(output), "--json", str(report)]
-    command.main([*arguments, "--after", "=>"])
+    main(["score", *arguments, "--after", "=>"])
     assert json.loads(report.read_text())["bleu"] == scores["bleu"]
 
 
-def test_command_asks_for_comet(command, files, tmp_path, capsys):
+def test_command_asks_for_comet(files, tmp_path, capsys):
     manifest, output = files
     report, folder = tmp_path / "score.json", tmp_path / "comet"
     folder.mkdir()
     python = fake_comet(folder, "return SimpleNamespace(system_score=0.5)")
     arguments = ["--manifest", str(manifest), "--hypotheses", str(output), "--json", str(report)]
-    command.main([*arguments, "--comet", str(folder / "model"), "--comet-python", python])
+    main(["score", *arguments, "--comet", str(folder / "model"), "--comet-python", python])
     assert json.loads(report.read_text())["comet"] == 0.5 and "COMET = 0.5000 (model)" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="error: --comet"):
-        command.main([*arguments, "--comet", str(folder / "none"), "--comet-python", python])
+        main(["score", *arguments, "--comet", str(folder / "none"), "--comet-python", python])
 
 
-def test_command_errors_are_one_line(command, files, tmp_path, capsys):
+def test_command_errors_are_one_line(files, tmp_path, capsys):
     manifest, output = files
     short = generated(tmp_path / "short.txt", {0: "ja"})
     for name, hypotheses, message in (
@@ -378,18 +375,18 @@ def test_command_errors_are_one_line(command, files, tmp_path, capsys):
         (manifest.with_name("no.tsv"), output, "no.tsv:1: no such manifest"),
     ):
         with pytest.raises(SystemExit, match=message) as caught:
-            command.main(["--manifest", str(name), "--hypotheses", str(hypotheses)])
+            main(["score", "--manifest", str(name), "--hypotheses", str(hypotheses)])
         assert "\n" not in caught.value.code
     for flag, value in (("extra", "bleu=100"), ("extra", "novalue"), ("rate", "0"), ("after", " ")):
         with pytest.raises(SystemExit):
-            command.main(["--manifest", str(manifest), "--hypotheses", str(output), f"--{flag}", value])
+            main(["score", "--manifest", str(manifest), "--hypotheses", str(output), f"--{flag}", value])
         assert f"--{flag}" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"error: --log .*no.log: no such file"):
-        command.main(["--manifest", str(manifest), "--hypotheses", str(output), "--log", str(tmp_path / "no.log")])
+        main(["score", "--manifest", str(manifest), "--hypotheses", str(output), "--log", str(tmp_path / "no.log")])
 
 
-def test_tokeniser_is_in_the_signature(command, files, capsys):
-    command.main(["--manifest", str(files[0]), "--hypotheses", str(files[1]), "--tokenize", "char"])
+def test_tokeniser_is_in_the_signature(files, capsys):
+    main(["score", "--manifest", str(files[0]), "--hypotheses", str(files[1]), "--tokenize", "char"])
     assert "tok:char" in capsys.readouterr().out
 
 
@@ -411,10 +408,10 @@ def test_a_description_that_was_cut_short_or_changed(tmp_path, text):
     assert message.endswith("; give the log as it was written")
 
 
-def test_hypotheses_that_are_too_few_are_named(command, files):
+def test_hypotheses_that_are_too_few_are_named(files):
     files[1].write_text("D-0\t0\tja\n")
     with pytest.raises(SystemExit, match=f"^error: {files[1]} for {files[0]}: 1 hypotheses for 4 references"):
-        command.main(["--manifest", str(files[0]), "--hypotheses", str(files[1])])
+        main(["score", "--manifest", str(files[0]), "--hypotheses", str(files[1])])
 
 
 def test_decoding_speed(tmp_path):

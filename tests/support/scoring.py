@@ -1,4 +1,4 @@
-"""Manifests and hypotheses for scripts/score.py."""
+"""Manifests and hypotheses for lst score."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tests.support.helpers import write_tsv
 
 
 def write_scored(folder: Path, pairs: list[tuple[str, str]], **columns: str) -> list[str]:
-    """A manifest and fairseq-generate's output of (hypothesis, reference) pairs; returns the arguments for score.py."""
+    """A manifest and fairseq-generate's output of (hypothesis, reference) pairs; returns the arguments for it."""
     rows = [
         {"id": f"u{i}", "audio": f"x.wav:{i * 16000}:16000", "n_frames": 16000, "tgt_text": reference, **columns}
         for i, (_, reference) in enumerate(pairs)

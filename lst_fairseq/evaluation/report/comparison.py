@@ -17,7 +17,7 @@ from lst_fairseq.utils.markdown import escape as escape_markdown
 from lst_fairseq.utils.shapes import ShapeError, check_shape
 from lst_fairseq.utils.text_files import read_json
 
-#: What :func:`section` takes from a comparison, of all that scripts/compare.py writes.
+#: What :func:`section` takes from a comparison, of all that ``lst compare`` writes.
 COMPARISON = {
     "title?": str,
     "corpus?": (str, float, None),
@@ -48,13 +48,13 @@ _LOSS = (
 
 
 def read_comparison(path: str | Path) -> dict[str, Any]:
-    """What scripts/compare.py wrote to results.json.
+    """What ``lst compare`` wrote to results.json.
 
     Raises:
         ComparisonError: the file is not such a file; names it, the entry and the remedy.
     """
-    with expected(path, "a results.json of scripts/compare.py", "compare again"):
-        results = read_json(path, "compare again", "make it with scripts/compare.py")
+    with expected(path, "a results.json of lst compare", "compare again"):
+        results = read_json(path, "compare again", "make it with lst compare")
         check_shape(results, COMPARISON)
         names = [system["name"] for system in results["systems"]]
         if (baseline := results["baseline"]) is None and any("bleu_p" in s for s in results["systems"]):

@@ -1,22 +1,21 @@
-"""scripts/compare.py: systems on the same segments, against sacreBLEU's own tests called directly."""
+"""lst compare: systems on the same segments, against sacreBLEU's own tests called directly."""
 
 import json
 import random
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
+from lst_fairseq.cli.main import main
 from lst_fairseq.errors import ComparisonError
 from lst_fairseq.evaluation.comparison import compare, most_different, read_scores
 from lst_fairseq.evaluation.report.comparison import cells, markdown, verdicts
 from lst_fairseq.evaluation.report.plots import plot, ticks
 from lst_fairseq.evaluation.training_curve import CURVE_POINTS, read_curve
-from tests.support.helpers import load_script
 
 WORDS = "der die das Haus Baum sieht findet kauft alt neu rot <b> & heute".split()
 BLEU_SIGNATURE = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
@@ -42,18 +41,13 @@ JSON_LOG = """\
 """
 
 
-@pytest.fixture(scope="module")
-def command() -> ModuleType:
-    return load_script("compare")
-
-
 def sentences(count: int = 30) -> list[str]:
     rng = random.Random(1)
     return [" ".join(rng.choices(WORDS, k=rng.randint(3, 9))) + "." for _ in range(count)]
 
 
 def system(name: str, wrong: float = 0.0, **entries: object) -> dict[str, object]:
-    """A system that gets some part of the words wrong, as scripts/score.py describes one."""
+    """A system that gets some part of the words wrong, as lst score describes one."""
     rng = random.Random(name)
     references = sentences()
     hypotheses = [" ".join(w if rng.random() >= wrong else "?" for w in text.split()) for text in references]
@@ -237,7 +231,7 @@ class Balanced(HTMLParser):
         self.said.append(data)
 
 
-def test_command(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "1.log").write_text(TRAIN_LOG)
     (tmp_path / "2.log").write_text(JSON_LOG)
     durations = {"0-5": {"segments": 20, "bleu": 70.0}, "10-20": {"segments": 10, "bleu": 60.0}}
@@ -249,9 +243,10 @@ def test_command(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixt
     base = system("base", 0.5, corpus="mini", log="gone.log", trained_parameters="", ter=55.55)
     files = [write(tmp_path / "lst.json", lst), write(tmp_path / "base.json", base)]
     arguments = [*files, "--baseline", "base", "--samples", "100", "--examples", "2", "--set", "language=de"]
-    command.main([*arguments, "--out", str(tmp_path / "one")])
+    main(["compare", *arguments, "--out", str(tmp_path / "one")])
     captured = capsys.readouterr()
-    assert captured.err == "no training curve of base: gone.log is not there; see --logs\n"
+    assert caplog.messages == ["no training curve of base: gone.log is not there; see --logs"]
+    assert captured.err == ""
     printed = captured.out.splitlines()
     assert printed[0].startswith(f"LST | two-stage: BLEU = {lst['bleu']:.2f} (30 segments, signature nrefs:1|case")
     assert printed[0].endswith(", trained 3.99 M parameters in 812.5 s")
@@ -286,10 +281,10 @@ def test_command(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixt
     }
 
     # The same again, byte for byte; and a log that is given in place of the one in the score file.
-    command.main([*arguments, "--out", str(tmp_path / "two")])
+    main(["compare", *arguments, "--out", str(tmp_path / "two")])
     for name in ("results.json", "results.md", "results.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    command.main([*arguments, "--out", str(tmp_path / "two"), "--logs", f"base={tmp_path}/2.log"])
+    main(["compare", *arguments, "--out", str(tmp_path / "two"), "--logs", f"base={tmp_path}/2.log"])
     results = json.loads((tmp_path / "two" / "results.json").read_text(encoding="utf-8"))
     assert results["systems"][1]["curve"]["dev"] == [[10, 5, 0.8]]
 
@@ -315,18 +310,18 @@ def test_score_files_with_entries_of_other_kinds(tmp_path: Path, entries: dict[s
     with pytest.raises(ComparisonError) as caught:
         read_scores(path)
     text = str(caught.value)
-    assert text.startswith(f"{path}: not a score file of scripts/score.py (") and message in text
+    assert text.startswith(f"{path}: not a score file of lst score (") and message in text
     assert text.endswith("; score that system again") and "\n" not in text
 
 
-def test_what_users_add_to_score_files_may_be_anything(command: ModuleType, tmp_path: Path) -> None:
+def test_what_users_add_to_score_files_may_be_anything(tmp_path: Path) -> None:
     odd = {"corpus": 5, "split": None, "trained_parameters": "", "train_seconds": 10**400, "saw": [], "curve": 7}
     paths = [write(tmp_path / f"{name}.json", system(name, **odd)) for name in "ab"]
-    command.main([*paths, "--out", str(tmp_path / "out"), "--samples", "5"])
+    main(["compare", *paths, "--out", str(tmp_path / "out"), "--samples", "5"])
     assert (tmp_path / "out" / "results.md").read_text(encoding="utf-8").startswith("# 5\n")
 
 
-def test_command_errors_are_one_line(command: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     good = write(tmp_path / "good.json", system("good"))
     out = str(tmp_path / "out")
     for arguments, message in (
@@ -336,9 +331,9 @@ def test_command_errors_are_one_line(command: ModuleType, tmp_path: Path, capsys
         ([good, "--logs", "good=gone.log"], "gone.log: no such training log"),
     ):
         with pytest.raises(SystemExit, match=f"^error: .*{message}") as caught:
-            command.main([*arguments, "--out", out])
+            main(["compare", *arguments, "--out", out])
         assert "\n" not in caught.value.code and not Path(out).exists()
     for flag, value in (("seed", "0"), ("samples", "0"), ("examples", "-1"), ("logs", "good="), ("set", "novalue")):
         with pytest.raises(SystemExit):
-            command.main([good, "--out", out, f"--{flag}", value])
+            main(["compare", good, "--out", out, f"--{flag}", value])
         assert f"--{flag}" in capsys.readouterr().err

@@ -1,19 +1,19 @@
-"""scripts/results_table.py: a README's results are what the JSON says, or --check fails."""
+"""lst report --readme: a README's results are what the JSON says, or --check fails."""
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from tests.support.helpers import load_script
+from lst_fairseq.cli.main import main
+from lst_fairseq.evaluation.report.readme import BEGIN, END
 
 README = """\
 # A project
 
 Before.
 
-<!-- results: written by scripts/results_table.py -->
+<!-- results: written by lst report -->
 typed by hand: 99.9
 <!-- end of results -->
 
@@ -53,11 +53,6 @@ test against base, by sacreBLEU. Compared on 2 CPUs, no GPU.
 </details>"""
 
 
-@pytest.fixture(scope="module")
-def command() -> ModuleType:
-    return load_script("results_table")
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     readme, results = tmp_path / "README.md", tmp_path / "results.json"
@@ -66,47 +61,47 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return readme, results
 
 
-def test_section_is_written_between_the_markers(command: ModuleType, files: tuple[Path, Path]) -> None:
+def test_section_is_written_between_the_markers(files: tuple[Path, Path]) -> None:
     readme, results = files
-    command.main([str(readme), str(results)])
+    main(["report", str(results), "--readme", str(readme)])
     written = readme.read_text(encoding="utf-8")
     assert written == README.replace("typed by hand: 99.9\n", f"\n{SECTION}\n\n")
-    command.main([str(readme), str(results)])
+    main(["report", str(results), "--readme", str(readme)])
     assert readme.read_text(encoding="utf-8") == written
-    command.main([str(readme), str(results), str(results)])
+    main(["report", str(results), str(results), "--readme", str(readme)])
     assert readme.read_text(encoding="utf-8") == README.replace(
         "typed by hand: 99.9\n", f"\n{SECTION}\n\n{SECTION}\n\n"
     )
 
 
-def test_check_fails_where_the_section_is_stale(command: ModuleType, files: tuple[Path, Path]) -> None:
+def test_check_fails_where_the_section_is_stale(files: tuple[Path, Path]) -> None:
     readme, results = files
-    with pytest.raises(SystemExit, match=r"its results are stale; run python scripts/results_table.py \S+README.md"):
-        command.main([str(readme), str(results), "--check"])
+    stale = r"its results are stale; run lst report \S+results.json --readme \S+README.md$"
+    with pytest.raises(SystemExit, match=stale):
+        main(["report", str(results), "--readme", str(readme), "--check"])
     assert readme.read_text(encoding="utf-8") == README
-    command.main([str(readme), str(results)])
-    command.main([str(readme), str(results), "--check"])
+    main(["report", str(results), "--readme", str(readme)])
+    main(["report", str(results), "--readme", str(readme), "--check"])
     readme.write_text(readme.read_text(encoding="utf-8").replace("61.2", "71.2"), encoding="utf-8")
     with pytest.raises(SystemExit, match="stale"):
-        command.main([str(readme), str(results), "--check"])
+        main(["report", str(results), "--readme", str(readme), "--check"])
 
 
-def test_errors_are_one_line(command: ModuleType, files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_errors_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
     readme, results = files
     broken = tmp_path / "broken.json"
     broken.write_text('{"systems": []}')
-    begin, end = command.BEGIN, command.END
 
     def changed(**entries: object) -> Path:
         path = tmp_path / f"{next(iter(entries))}-{len(list(tmp_path.iterdir()))}.json"
         path.write_text(json.dumps({**RESULTS, **entries}), encoding="utf-8")
         return path
 
-    for name, text in (("none", "text"), ("twice", f"{begin}\n{begin}\n{end}"), ("turned", f"{end}\n{begin}")):
+    for name, text in (("none", "text"), ("twice", f"{BEGIN}\n{BEGIN}\n{END}"), ("turned", f"{END}\n{BEGIN}")):
         (tmp_path / f"{name}.md").write_text(text)
-    for arguments, message in (
+    for (into, given), message in (
         ([tmp_path / "gone.md", results], "gone.md: no such file"),
-        ([readme, tmp_path / "gone.json"], "gone.json: no such file; make it with scripts/compare.py"),
+        ([readme, tmp_path / "gone.json"], "gone.json: no such file; make it with lst compare"),
         ([readme, broken], "broken.json: not a results.json .*segments is missing"),
         ([readme, changed(baseline="other")], "baseline is 'other', and the systems are LST, base"),
         ([readme, changed(baseline=None)], "baseline is null, and a system has bleu_p"),
@@ -118,6 +113,6 @@ def test_errors_are_one_line(command: ModuleType, files: tuple[Path, Path], tmp_
         ([tmp_path / "turned.md", results], "stands before"),
     ):
         with pytest.raises(SystemExit, match=f"^error: .*{message}") as caught:
-            command.main([str(argument) for argument in arguments])
+            main(["report", str(given), "--readme", str(into)])
         assert "\n" not in caught.value.code
     assert readme.read_text(encoding="utf-8") == README
