@@ -12,12 +12,12 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_REGI
 from fairseq.tasks import TASK_REGISTRY
 
 import lst_fairseq
-from lst_fairseq.cli import translate
+from lst_fairseq.cli.main import lst_translate
 from lst_fairseq.criterions.lst_cross_entropy import LstCrossEntropy
 from lst_fairseq.models.architectures import ARCHITECTURES
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.tasks.lst_st import LstTask
-from tests.support.helpers import REPOSITORY, parse_train, run_command, train_arguments
+from tests.support.helpers import REPOSITORY, lst, parse_train, run_command, train_arguments
 
 
 def test_what_is_registered():
@@ -85,33 +85,6 @@ def test_registering_imports_no_more_than_every_command_needs(tmp_path):
     assert "lst_fairseq.models.llm.decoder" not in new and "lst_fairseq.distributed.fsdp" not in new
 
 
-START_ALL = """
-import runpy, sys
-import lst_fairseq
-for program in sys.argv[1:]:
-    sys.argv = [program, "--help"]
-    try:
-        if program.endswith(".py"):
-            runpy.run_path(program, run_name="__main__")
-        else:
-            runpy.run_module(program, run_name="__main__")
-    except SystemExit as stop:
-        assert not stop.code
-    print("started", program, *({"torch", "fairseq", "transformers"} & set(sys.modules)))
-"""
-
-
-def test_no_program_waits_for_fairseq_to_print_its_usage(tmp_path):
-    # fairseq_setup.py is no program: it stands for fairseq's setup.py while that is built.
-    found = (REPOSITORY / "scripts").glob("*.py")
-    scripts = sorted(str(path) for path in found if path.name != "fairseq_setup.py")
-    programs = [*scripts, "lst_fairseq.cli.translate", "lst_fairseq.distributed.launch"]
-    command = [sys.executable, "-c", START_ALL, *programs]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    started = [line for line in result.stdout.splitlines() if line.startswith("started")]
-    assert len(scripts) > 15 and started == [f"started {program}" for program in programs]
-
-
 IN_EITHER_ORDER = """
 import sys
 import lst_fairseq
@@ -167,9 +140,10 @@ def test_an_unusable_fairseq_is_one_line_with_the_remedy(fairseq, message, tmp_p
 
 
 def test_user_dir_from_another_folder(tmp_path, capsys):
-    """What `lst-translate --user-dir` prints serves as fairseq's --user-dir anywhere: the plugin's own error comes."""
-    assert translate.main(["--user-dir"]) == 0
+    """What `lst user-dir` prints serves as fairseq's --user-dir anywhere: the plugin's own error comes."""
+    assert lst("user-dir") == 0
     user_dir = capsys.readouterr().out.strip()
+    assert lst_translate(["--user-dir"]) == 0 and capsys.readouterr().out.strip() == user_dir
     flags = ["--user-dir", user_dir, "--task", "lst_st", "--arch", "lst_7b", "--criterion", "lst_cross_entropy"]
     flags += ["--optimizer", "adam", "--cpu", "--batch-size", "1"]
     result = run_command("fairseq_cli.train", "nowhere", *flags, cwd=tmp_path, check=False, env={"PYTHONPATH": ""})

@@ -24,9 +24,10 @@ import sys
 from pathlib import Path
 
 from lst_fairseq.data.manifest import read_manifest
+from lst_fairseq.evaluation.alignment_options import AlignmentOptions
 from lst_fairseq.models.pretrained import check_moved
-from lst_fairseq.utils.arguments import at_least, device_name
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
+from lst_fairseq.utils.flags import add_settings, settings_of
 
 #: What fairseq and transformers raise on a model that they cannot load.
 ERRORS = (ValueError,)
@@ -34,40 +35,26 @@ ERRORS = (ValueError,)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst align``."""
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "checkpoints",
         type=Path,
         nargs="+",
         metavar="CHECKPOINT",
         help="of fairseq-train, or exported",
     )
-    add("--data", type=Path, required=True, metavar="DIR", help="folder of the manifests")
-    add("--split", default="dev", help="manifest in it (default: %(default)s)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    for flag, default, what in (
-        ("--segments", 100, "to measure on"),
-        ("--candidates", 20, "transcripts to choose from"),
-        ("--pictures", 3, "utterances to draw"),
-    ):
-        add(flag, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
-    add("--layer", type=int, help="of the LLM, whose attention is drawn (default: mean over all)")
-    for flag, default, what in (
-        ("--max-len", 200, "tokens of a drawn translation"),
-        ("--seed", 1, "of the draw of other transcripts"),
-        ("--batch-size", 8, "segments at once"),
-    ):
-        add(flag, type=int, default=default, help=f"{what} (default: {default})")
-    add("--speech-encoder", metavar="DIR", help="where the frontend lies now, if it has moved")
-    add("--llm", metavar="DIR", help="where the LLM lies now, likewise")
-    add("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of the manifests"
+    )
+    parser.add_argument("--split", default="dev", help="manifest in it (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write to"
+    )
+    add_settings(parser, AlignmentOptions)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print each checkpoint's figures as they come, and write them with the pictures of all."""
-    at_least(2, segments=args.segments, candidates=args.candidates)
-    at_least(0, pictures=args.pictures)
-    at_least(1, batch_size=args.batch_size)
+    options = settings_of(args, AlignmentOptions)
     for checkpoint in args.checkpoints:
         check_checkpoint(checkpoint)
     check_moved(args.speech_encoder, args.llm)
@@ -75,25 +62,9 @@ def run(args: argparse.Namespace) -> None:
     if not manifest.exists():
         read_manifest(manifest)  # which says so
     from lst_fairseq.criterions import adapter_collapse
-    from lst_fairseq.evaluation.checkpoint_alignment import (
-        AlignmentOptions,
-        measured,
-        write_alignment,
-    )
+    from lst_fairseq.evaluation.checkpoint_alignment import measured, write_alignment
     from lst_fairseq.evaluation.report.alignment import table
 
-    options = AlignmentOptions(
-        segments=args.segments,
-        candidates=args.candidates,
-        pictures=args.pictures,
-        layer=args.layer,
-        max_len=args.max_len,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        speech_encoder=args.speech_encoder,
-        llm=args.llm,
-        device=args.device,
-    )
     found, pictures = [], []
     for figures, drawn in measured(args.checkpoints, args.data, args.split, options):
         found.append(figures)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +14,11 @@ from lst_fairseq.evaluation.alignment import (
     nearest_tokens,
     spread_rows,
 )
+from lst_fairseq.evaluation.alignment_options import AlignmentOptions
 from lst_fairseq.evaluation.report.alignment import heat_map, page, token_strip
 from lst_fairseq.evaluation.report.files import write_texts
 from lst_fairseq.generation.translator import DecodingOptions, Translator
 from lst_fairseq.models.llm.families import embedding_outputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignmentOptions:
-    """What alignment is measured on, and what of it is drawn.
-
-    Attributes:
-        segments: to measure on, spread evenly over the manifest; 2 or more.
-        candidates: transcripts to choose from; 2 or more.
-        pictures: utterances to draw.
-        layer: of the LLM, from 1 on, whose attention is drawn; None: the mean over all.
-        max_len: tokens of a drawn translation.
-        seed: of the draw of other transcripts.
-        batch_size: segments at once.
-        speech_encoder, llm: where they lie now, if not where the checkpoint says.
-        device: ``cuda``, ``cpu``, ...; None: a GPU if there is one.
-    """
-
-    segments: int = 100
-    candidates: int = 20
-    pictures: int = 3
-    layer: int | None = None
-    max_len: int = 200
-    seed: int = 1
-    batch_size: int = 8
-    speech_encoder: str | None = None
-    llm: str | None = None
-    device: str | None = None
 
 
 def measured(

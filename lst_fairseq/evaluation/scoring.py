@@ -1,11 +1,14 @@
 """A split's translations scored: the content of a score file, and the lines that tell of it."""
 
+import argparse
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from sacrebleu.metrics import BLEU
 
 from lst_fairseq.data.manifest import Row, read_manifest
 from lst_fairseq.evaluation.languages import (
@@ -30,6 +33,8 @@ from lst_fairseq.evaluation.metrics import (
     segment_seconds,
     transcript_error_rates,
 )
+from lst_fairseq.utils.arguments import UsageError
+from lst_fairseq.utils.flags import setting
 
 logger = logging.getLogger(__name__)
 
@@ -40,32 +45,61 @@ RESULTS = (
 )
 
 
+def parse_extra(text: str) -> tuple[str, object]:
+    """``key=value`` as a pair; the value is a number where it reads as one."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    if key in RESULTS:
+        raise argparse.ArgumentTypeError(f"{key!r} is a result of its own; choose another key")
+    for number in (int, float):
+        try:
+            return key, number(value)
+        except ValueError:
+            continue
+    return key, value
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions:
     """How a split is scored, and what is known of its system.
 
-    Attributes:
-        name: of the system.
-        log: what fairseq-generate logged: the model's description of itself, and its speed.
-        extra: more entries of the score file, none of ``RESULTS``. The signature takes ``corpus``,
-            ``split``, ``beam`` and ``lenpen`` from there.
-        tokenize: sacreBLEU's tokeniser of BLEU; None: the one for the target language.
-        target_lang: language code of segments whose manifest names none.
-        after: score what follows the last such marker of hypothesis and reference; None: all.
-        rate: of the manifest's ``n_frames``, in Hz; None: as each audio file's header says.
-        comet: a COMET model, to score with this too.
-        comet_python: interpreter that has COMET.
+    ``extra`` has none of ``RESULTS``; the signature takes ``corpus``, ``split``, ``beam`` and
+    ``lenpen`` from there.
+
+    Raises:
+        UsageError: a marker that is blank, or no sample rate.
     """
 
-    name: str
-    log: Path | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    tokenize: str | None = None
-    target_lang: str = ""
-    after: str | None = None
-    rate: int | None = None
-    comet: Path | None = None
-    comet_python: str = sys.executable
+    name: str | None = setting("name of the system", None, unset="the hypotheses' file")
+    log: Path | None = setting(
+        "what fairseq-generate logged: the model's description of itself, and its speed", None
+    )
+    extra: Mapping[str, Any] | Sequence[tuple[str, Any]] = setting(
+        "more entries for the JSON file", (), type=parse_extra, nargs="+", metavar="KEY=VALUE"
+    )
+    tokenize: str | None = setting(
+        "tokeniser of BLEU", None, choices=sorted(BLEU.TOKENIZERS), unset="by the target language"
+    )
+    target_lang: str = setting(
+        "language of segments whose manifest names none in tgt_lang", "", metavar="CODE"
+    )
+    after: str | None = setting(
+        "score what follows the last MARKER of hypothesis and reference", None, metavar="MARKER"
+    )
+    rate: int | None = setting(
+        "sample rate of n_frames", None, metavar="HZ", unset="as each audio file's header says"
+    )
+    comet: Path | None = setting("score with this COMET model too", None, metavar="MODEL_DIR")
+    comet_python: str | None = setting(
+        "interpreter that has COMET", None, metavar="PYTHON", unset="this one"
+    )
+
+    def __post_init__(self) -> None:
+        if self.after is not None and not self.after.strip():
+            raise UsageError("--after: give a text that is not blank, such as ' => '")
+        if self.rate is not None and self.rate < 1:
+            raise UsageError(f"--rate {self.rate}: give samples a second, such as 16000")
 
 
 def read_translated(manifest: Path, output: Path) -> tuple[list[Row], list[str]]:
@@ -115,17 +149,19 @@ def score_file(
     Raises:
         ScoreError: the language, the tokeniser, the log or COMET does not do.
     """
+    name = options.name or manifest.stem
     hypotheses, references = _marked(rows, hypotheses, options.after)
     language, tokenize = _tokenizer(manifest, rows, references, options)
     result = score(hypotheses, references, tokenize, language)
-    content: dict[str, Any] = {"name": options.name, **asdict(result), "tokenize": tokenize}
+    content: dict[str, Any] = {"name": name, **asdict(result), "tokenize": tokenize}
     transcripts = all(row.task == "asr" for row in rows)
     sources = [row.src_text for row in rows]
     if transcripts:
         content |= transcript_error_rates(hypotheses, references, language)
     if options.comet:
+        python = options.comet_python or sys.executable
         content["comet"] = comet_score(
-            options.comet, options.comet_python, sources, hypotheses, references
+            options.comet, python, sources, hypotheses, references
         )
     seconds, assumed = segment_seconds(manifest, rows, options.rate)
     if assumed:
@@ -137,8 +173,8 @@ def score_file(
     )
     model = read_signature(options.log) if options.log else None
     speed = read_speed(options.log) if options.log else None
-    settings = {"split": manifest.stem, **options.extra}
-    depends = {**settings, "system": options.name, "after": options.after}
+    settings = {"split": manifest.stem, **dict(options.extra)}
+    depends = {**settings, "system": name, "after": options.after}
     content["full_signature"] = full_signature(result.signature, len(rows), depends, model)
     optional = {"after": options.after, "model": model, "segments_per_second": speed}
     content |= {key: value for key, value in optional.items() if value}

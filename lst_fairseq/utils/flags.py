@@ -51,7 +51,7 @@ def add_settings(
             shown = about["unset"] if default is None else default
             if field.type is bool:
                 shown = "yes" if default else "no"
-            options["help"] += f" (default: {shown})" if shown != "" else ""
+            options["help"] += f" (default: {shown})" if shown not in ("", ()) else ""
         if field.type is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:

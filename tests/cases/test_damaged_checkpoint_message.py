@@ -1,6 +1,6 @@
 """One byte of a key in a checkpoint's data.pkl is changed: the message names the file and the remedy."""
 
-from lst_fairseq.cli import translate
+from tests.support.helpers import lst_refuses
 from tests.support.running import first_stage
 
 
@@ -9,7 +9,6 @@ def test_damaged_checkpoint_message(corpus, backbones, tmp_path, capsys):
     content[content.find(b"optimizer_history") + 3] = 0xFF
     path = tmp_path / "c.pt"
     path.write_bytes(content)
-    assert translate.main(["--checkpoint", str(path), "--device", "cpu", str(corpus / "test.wav")]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"lst-translate: {path}: damaged (its record ")
+    line = lst_refuses("translate", "--checkpoint", path, "--device", "cpu", corpus / "test.wav")
+    assert capsys.readouterr().err == "" and line.startswith(f"error: {path}: damaged (its record ")
     assert "data.pkl" in line and "copy it again from where it is whole, or use an earlier one" in line

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from lst_fairseq.checkpoints.export import export
-from lst_fairseq.cli.translate import main
 from lst_fairseq.errors import SettingsError
 from lst_fairseq.generation.ctc_recognition import Transcriber
 from lst_fairseq.models.frontends import build_frontend
-from tests.support.helpers import REPOSITORY, build
+from tests.support.helpers import REPOSITORY, build, lst_refuses
 from tests.support.running import first_stage, run_interactive
 
 MESSAGE = "needs Python code of its own (auto_map in its JSON files), which is never run; give a model of a type"
@@ -93,7 +92,7 @@ def test_a_recogniser(backbones, tmp_path, yes):
     assert not (tmp_path / "ran").exists()
 
 
-def test_in_an_export(corpus, backbones, tmp_path, yes, capsys):
+def test_in_an_export(corpus, backbones, tmp_path, yes):
     out = export(first_stage(corpus, backbones).path(), tmp_path / "out", with_frontend=True)
     shutil.move(out / "llm", tmp_path / "plain")
     with_code(str(tmp_path / "plain"), out / "llm", **DIRECTORIES["config"])
@@ -101,8 +100,8 @@ def test_in_an_export(corpus, backbones, tmp_path, yes, capsys):
     del settings["files"]  # a stranger's would fit
     (out / "lst.json").write_text(json.dumps(settings))
     audio = f"{corpus / 'test.wav'}:1000:8000"
-    assert main(["--checkpoint", str(out), "--device", "cpu", audio]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"lst-translate: --llm {out / 'llm'}: {MESSAGE}")
+    line = lst_refuses("translate", "--checkpoint", out, "--device", "cpu", audio)
+    assert line.startswith(f"error: --llm {out / 'llm'}: {MESSAGE}")
     (tmp_path / "inputs").write_text(f"y\ny\n{audio}\n")
     with pytest.raises(ValueError, match="needs Python code of its own"):
         run_interactive(corpus, out, tmp_path / "inputs", "--beam", "1")

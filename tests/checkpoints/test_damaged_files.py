@@ -19,12 +19,12 @@ from fairseq import tasks
 from lst_fairseq.checkpoints import conversion, shard_checksums
 from lst_fairseq.checkpoints.export import export, read_export
 from lst_fairseq.checkpoints.sharded import assemble, read_file
-from lst_fairseq.cli import translate
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.generation.translator import Translator
 from lst_fairseq.models.frontends.fairseq_settings import read_checkpoint as read_speech_encoder
 from lst_fairseq.models.trained_parts import RECORD_KEY, CheckpointRecord
 from lst_fairseq.utils import checksums
+from tests.support.helpers import lst_refuses
 from tests.support.running import differences, edited, first_stage, read_checkpoint, run_train, train_configuration
 
 FLIPS = 25
@@ -119,16 +119,15 @@ def test_a_record_that_is_there_twice(checkpoint, tmp_path):
     assert f"{name}' is there 2 times" in refused(lambda: read_checkpoint(path), path)
 
 
-def test_weights_that_are_no_numbers(checkpoint, tmp_path, capsys):
+def test_weights_that_are_no_numbers(checkpoint, tmp_path):
     def broken(model: dict[str, Any]) -> dict[str, Any]:
         start = model["encoder.markers.start"]
         return {**model, "encoder.markers.start": torch.full_like(start, float("nan"))}
 
     path, audio = edited(checkpoint, tmp_path / "c.pt", model=broken), tmp_path / "a.wav"
     soundfile.write(audio, [0.0, 0.1] * 8000, 16000)
-    assert translate.main(["--checkpoint", str(path), "--device", "cpu", str(audio)]) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"lst-translate: {path}: ") and "not finite" in line
+    line = lst_refuses("translate", "--checkpoint", path, "--device", "cpu", audio)
+    assert line.startswith(f"error: {path}: ") and "not finite" in line
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path):

@@ -1,7 +1,6 @@
 """Exported directories: transformers reads the LLM, the plugin reads all of it, scores stay what they were."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ from lst_fairseq.checkpoints.export import export
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.generation.translator import DecodingOptions, Translation, Translator
 from lst_fairseq.models.trained_parts import RECORD_KEY
-from tests.support.helpers import REPOSITORY, read_tsv
+from tests.support.helpers import lst, lst_refuses, read_tsv
 from tests.support.running import first_stage, run_generate, run_train, second_stage
-
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-import export as command
 
 
 def translated(model: Path | str, corpus: Path, **settings: Any) -> list[Translation]:
@@ -127,7 +123,7 @@ def test_directories_that_cannot_serve(corpus, backbones, tmp_path):
 
 def test_the_command(corpus, backbones, tmp_path, capsys):
     checkpoint = first_stage(corpus, backbones).path()
-    command.main([str(checkpoint), str(tmp_path / "out")])
+    lst("export", checkpoint, tmp_path / "out")
     assert capsys.readouterr().out == f"exported: {tmp_path / 'out'}\n"
-    with pytest.raises(SystemExit, match=r"error: .*exists already"):
-        command.main([str(checkpoint), str(tmp_path / "out")])
+    refusal = lst_refuses("export", checkpoint, tmp_path / "out")
+    assert refusal.startswith("error: ") and "exists already" in refusal

@@ -12,22 +12,22 @@ import torch
 from lst_fairseq.checkpoints.failures import readable_checkpoint
 from lst_fairseq.errors import CheckpointError
 from lst_fairseq.utils.checkpoint_files import check_checkpoint
-from tests.support.helpers import REPOSITORY
 from tests.support.running import first_stage, read_checkpoint
 
 #: Runs commands one after the other in one process; for each: status, what was said, and what was imported.
 RUN_ALL = """
 import contextlib, io, json, runpy, sys
+from lst_fairseq.cli.main import lst_translate, main
 for command in json.load(sys.stdin):
     sys.argv = list(command)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            if command[0].endswith(".py"):
-                runpy.run_path(command[0], run_name="__main__")
+            if command[0] in ("lst", "lst-translate"):
+                status = {"lst": main, "lst-translate": lst_translate}[command[0]]()
             else:
                 runpy.run_module(command[0], run_name="__main__")
-        status = 0
+                status = 0
     except SystemExit as stop:
         status = stop.code
         if isinstance(status, str):
@@ -56,7 +56,7 @@ def folder(tmp_path_factory, corpus, backbones) -> Path:
 
 REFUSED = "refused, since it is no checkpoint"
 INCOMPLETE = "not a complete fairseq checkpoint, perhaps truncated"
-TRANSLATE = "lst_fairseq.cli.translate --checkpoint"
+TRANSLATE = "lst-translate --checkpoint"
 CASES = [
     (f"{TRANSLATE} nope.pt x.wav", 1, "lst-translate: nope.pt: no such checkpoint"),
     (f"{TRANSLATE} empty.pt a.wav", 1, f"lst-translate: empty.pt: {INCOMPLETE}"),
@@ -65,7 +65,7 @@ CASES = [
     (
         f"{TRANSLATE} plain a.wav",
         1,
-        "lst-translate: plain: not a directory that scripts/export.py wrote",
+        "lst-translate: plain: not a directory that lst export wrote",
     ),
     (f"{TRANSLATE} good.pt --llm gone a.wav", 1, "lst-translate: --llm gone: no such directory"),
     (
@@ -88,67 +88,67 @@ CASES = [
         2,
         "'gpu:x' is not the name of a device, such as cpu, cuda or cuda:1",
     ),
-    ("export.py nope.pt out", 1, "error: nope.pt: no such checkpoint"),
+    ("lst export nope.pt out", 1, "error: nope.pt: no such checkpoint"),
     (
-        "export.py good.pt plain",
+        "lst export good.pt plain",
         1,
         "error: plain exists already: give another directory, or remove it first",
     ),
-    ("export.py good.pt out --llm gone", 1, "error: --llm gone: no such directory"),
-    ("average_checkpoints.py nope.pt good.pt --out o.pt", 1, "error: nope.pt: no such checkpoint"),
-    ("average_checkpoints.py good.pt cut.pt --out o.pt", 1, f"error: cut.pt: {INCOMPLETE}"),
+    ("lst export good.pt out --llm gone", 1, "error: --llm gone: no such directory"),
+    ("lst average nope.pt good.pt --out o.pt", 1, "error: nope.pt: no such checkpoint"),
+    ("lst average good.pt cut.pt --out o.pt", 1, f"error: cut.pt: {INCOMPLETE}"),
     (
-        "convert_checkpoint.py nope.pt new.pt",
+        "lst convert nope.pt new.pt",
         1,
-        "convert_checkpoint.py: nope.pt: no such checkpoint",
+        "error: nope.pt: no such checkpoint",
     ),
-    ("convert_checkpoint.py cut.pt good.pt", 1, "convert_checkpoint.py: good.pt is there already"),
-    ("convert_checkpoint.py text.pt new.pt", 1, f"convert_checkpoint.py: text.pt: {REFUSED}"),
-    ("alignment.py nope.pt --data data --out out", 1, "error: nope.pt: no such checkpoint"),
-    ("alignment.py good.pt --data data --out out", 1, "error: data/dev.tsv:1: no such manifest"),
+    ("lst convert cut.pt good.pt", 1, "error: good.pt is there already"),
+    ("lst convert text.pt new.pt", 1, f"error: text.pt: {REFUSED}"),
+    ("lst align nope.pt --data data --out out", 1, "error: nope.pt: no such checkpoint"),
+    ("lst align good.pt --data data --out out", 1, "error: data/dev.tsv:1: no such manifest"),
     (
-        "alignment.py good.pt --data data --out out --llm gone",
+        "lst align good.pt --data data --out out --llm gone",
         1,
         "error: --llm gone: no such directory",
     ),
     (
-        "transcribe.py --manifest no.tsv --speech-encoder gone --out o",
+        "lst transcribe --manifest no.tsv --speech-encoder gone --out o",
         1,
         "error: --speech-encoder gone: no such",
     ),
     (
-        "transcribe.py --manifest no.tsv --speech-encoder good.pt --out o",
+        "lst transcribe --manifest no.tsv --speech-encoder good.pt --out o",
         1,
         "error: dict.ltr.txt: no such file; --dict",
     ),
     (
-        "transcribe.py --manifest no.tsv --speech-encoder w.pt --out o",
+        "lst transcribe --manifest no.tsv --speech-encoder w.pt --out o",
         1,
         "error: --speech-encoder w.pt: no such file",
     ),
     (
-        "transcribe.py --manifest no.tsv --speech-encoder good.pt --dict text.wav --out o",
+        "lst transcribe --manifest no.tsv --speech-encoder good.pt --dict text.wav --out o",
         1,
         "error: no.tsv:1: no such manifest",
     ),
     (
-        "transcribe.py --manifest m --speech-encoder e --out o --workers 0",
+        "lst transcribe --manifest m --speech-encoder e --out o --workers 0",
         2,
         "argument --workers: 0 is not a whole",
     ),
     (
-        "filter_by_wer.py --manifest train.tsv --speech-encoder gone --out o --max-wer 1",
+        "lst filter --manifest train.tsv --speech-encoder gone --out o --max-wer 1",
         1,
         "error: --speech-encoder gone: no such directory",
     ),
     (
-        "filter_by_wer.py --manifest train.tsv --speech-encoder e --out o --batch-seconds 0",
+        "lst filter --manifest train.tsv --speech-encoder e --out o --batch-seconds 0",
         2,
         "argument --batch-seconds: 0 is not a number above 0",
     ),
-    ("prep_fbank.py --manifests data --out fbank", 1, "error: data/dev.tsv:1: no such manifest"),
+    ("lst prep fbank --manifests data --out fbank", 1, "error: data/dev.tsv:1: no such manifest"),
     (
-        "prep_fbank.py --manifests data --out fbank --speech-encoder gone",
+        "lst prep fbank --manifests data --out fbank --speech-encoder gone",
         1,
         "error: --speech-encoder gone: no such",
     ),
@@ -157,15 +157,7 @@ CASES = [
 
 
 def test_paths_and_numbers_are_checked_before_anything_heavy_is_imported(folder):
-    commands = []
-    for line, _, _ in CASES:
-        program, *arguments = line.split()
-        commands.append(
-            [
-                str(REPOSITORY / "scripts" / program) if program.endswith(".py") else program,
-                *arguments,
-            ]
-        )
+    commands = [line.split() for line, _, _ in CASES]
     result = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
         input=json.dumps(commands),

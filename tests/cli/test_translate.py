@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from lst_fairseq.cli import translate
+import lst_fairseq
+from lst_fairseq.cli.main import lst_translate
 from lst_fairseq.generation.translator import DecodingOptions, Translator
+from tests.support.helpers import lst_refuses
 from tests.support.running import edited, first_stage, run_generate, spoil
 
 RATE = 16_000
@@ -36,7 +38,7 @@ def checkpoint(corpus: Path, backbones: dict[str, str]) -> str:
 
 def translated(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[str]:
     """Lines on standard output of a run that succeeds."""
-    status = translate.main([*map(str, arguments), "--max-len-b", "8"])
+    status = lst_translate([*map(str, arguments), "--max-len-b", "8"])
     captured = capsys.readouterr()
     assert status == 0, captured.err
     return captured.out.split("\n")[:-1]
@@ -44,11 +46,16 @@ def translated(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[s
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The line on standard error of a run that fails."""
-    assert translate.main([*map(str, arguments), "--max-len-b", "8"]) == 1
+    given = [*map(str, arguments), "--max-len-b", "8"]
+    with pytest.raises(SystemExit) as stopped:
+        lst_translate(given)
     captured = capsys.readouterr()
-    (line,) = [line for line in captured.err.splitlines() if line.startswith("lst-translate: ")]
+    line = stopped.value.code
     assert captured.out == "" and "Traceback" not in captured.err
-    return line.removeprefix("lst-translate: ")
+    assert line.startswith("lst-translate: ") and "\n" not in line
+    refusal = line.removeprefix("lst-translate: ")
+    assert lst_refuses("translate", *given) == f"error: {refusal}"
+    return refusal
 
 
 def test_one_line_a_file_whatever_its_kind(audio, checkpoint, capsys):
@@ -126,19 +133,20 @@ def test_checkpoints_that_cannot_be_used(audio, checkpoint, backbones, tmp_path,
 )
 def test_wrong_usage(arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        translate.main(arguments)
+        lst_translate(arguments)
     assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_help_and_user_dir(capsys):
     with pytest.raises(SystemExit):
-        translate.main(["--help"])
+        lst_translate(["--help"])
     usage = capsys.readouterr().out
-    assert "examples:\n  lst-translate --checkpoint checkpoint_last.pt talk.wav\n" in usage
+    assert usage.startswith("usage: lst-translate [-h]")
+    assert "examples:\n  lst translate --checkpoint checkpoint_last.pt talk.wav\n" in usage
     for flag in ("--checkpoint", "--speech-encoder", "--llm", "--beam", "--json", "--device", "--user-dir"):
         assert flag in usage
-    assert translate.main(["--user-dir"]) == 0
-    assert capsys.readouterr().out == f"{Path(translate.__file__).parents[1]}\n"
+    assert lst_translate(["--user-dir"]) == 0
+    assert capsys.readouterr().out == f"{Path(lst_fairseq.__file__).parent}\n"
 
 
 def test_as_a_library(audio, checkpoint):

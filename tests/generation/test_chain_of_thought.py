@@ -8,9 +8,8 @@ from unittest import mock
 import pytest
 import torch
 
-from lst_fairseq.cli.translate import main
 from lst_fairseq.generation.translator import Translator
-from tests.support.helpers import SENTENCES
+from tests.support.helpers import SENTENCES, lst, lst_refuses
 from tests.support.running import Run
 from tests.support.task_corpus import (
     INSTRUCTIONS,
@@ -89,7 +88,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def translate(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = main([*map(str, arguments), "--max-len-b", "6"])
+    status = lst("translate", *arguments, "--max-len-b", "6")
     return status, *capsys.readouterr()
 
 
@@ -131,5 +130,6 @@ def test_lst_translate_gives_the_instruction_of_a_task(trained, data, capsys) ->
     ],
 )
 def test_tasks_and_languages_that_lst_translate_refuses(flags, message, trained, data, capsys) -> None:
-    status, out, err = translate(capsys, "--checkpoint", trained.path(), data / "mixed.wav", *flags.split())
-    assert status == 1 and out == "" and f"lst-translate: {message}" in err
+    checkpoint, audio = trained.path(), data / "mixed.wav"
+    refusal = lst_refuses("translate", "--checkpoint", checkpoint, audio, *flags.split())
+    assert refusal.startswith(f"error: {message}") and capsys.readouterr().out == ""

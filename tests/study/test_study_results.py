@@ -12,7 +12,7 @@ from sacrebleu.metrics import BLEU
 from lst_fairseq.evaluation.comparison import compare, read_scores
 from lst_fairseq.study.report import claim_sentence, number, search_part, signature_part
 from lst_fairseq.study.results import gpu_use, judge, summaries
-from tests.scripts.test_compare import system
+from tests.evaluation.test_comparison import system
 from tests.support.studies import STUDY, Studies
 
 

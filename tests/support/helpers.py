@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
@@ -62,6 +63,14 @@ def lst(*arguments: object) -> int:
     from lst_fairseq.cli.main import main
 
     return main([str(argument) for argument in arguments])
+
+
+def lst_refuses(*arguments: object) -> str:
+    """What ``lst`` says of arguments that it refuses, in its one line."""
+    with pytest.raises(SystemExit) as stopped:
+        lst(*arguments)
+    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    return stopped.value.code
 
 
 def train_arguments(data: Path | str, backbones: Mapping[str, str], *extra: str, **settings: Any) -> list[str]:

@@ -78,9 +78,9 @@ def _score(base: Base, folder: Path, hypotheses: Path) -> tuple[str, ...]:
 
 
 def _scores(rng: Random, folder: Path, base: Base) -> Case:
-    program = rng.choice(("compare", "compare", "report", "results_table"))
+    program = rng.choice(("compare", "compare", "report", "report --readme"))
     path = folder / "scores.json"
-    seed = json.loads((RESULTS if program == "results_table" else base.scores).read_text("utf-8"))
+    seed = json.loads((RESULTS if program == "report --readme" else base.scores).read_text("utf-8"))
     what = rng.random()
     if what < 0.75:
         tree, said = changed_tree(seed, rng, str(base.marker))
@@ -91,10 +91,10 @@ def _scores(rng: Random, folder: Path, base: Base) -> Case:
     else:
         content, said = damaged(json.dumps(seed).encode(), rng)
     path.write_bytes(content)
-    if program == "results_table":
+    if program == "report --readme":
         readme = folder / "README.md"
         shutil.copy(REPOSITORY / "README.md", readme)
-        return Case(program, (str(readme), str(path)), said, (path.name,))
+        return Case("report", (str(path), "--readme", str(readme)), said, (path.name,))
     out = str(folder / "out" / "report")
     other = folder / "other.json"
     other.write_text(
