@@ -18,17 +18,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a checkout that is not installed
+
+from lst_fairseq.cli.main import VERBS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+LST = ["-m", "lst_fairseq.cli"]
 FAIRSEQ = "import fairseq"
 #: What is run, by its name in the table.
 SIDES = {
     FAIRSEQ: ["-c", "import fairseq"],
     "import torch, transformers": ["-c", "import torch, transformers"],
     "registering: import fairseq, lst_fairseq": ["-c", "import fairseq, lst_fairseq"],
-    "lst-translate --help": ["-m", "lst_fairseq.cli.translate", "--help"],
-    "lst-translate --checkpoint nope.pt x.wav": [
-        "-m",
-        "lst_fairseq.cli.translate",
+    "lst --help": [*LST, "--help"],
+    **{f"lst {verb} --help": [*LST, verb, "--help"] for verb in VERBS},
+    "lst translate --checkpoint nope.pt x.wav": [
+        *LST,
+        "translate",
         "--checkpoint",
         "nope.pt",
         "x.wav",

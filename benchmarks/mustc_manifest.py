@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long scripts/prep_mustc.py and scripts/check_manifest.py take on a corpus of MuST-C's size, and how much memory.
+"""How long lst prep mustc and lst check take on a corpus of MuST-C's size, and how much memory.
 
     python benchmarks/mustc_manifest.py --json mustc_manifest.json
     python benchmarks/mustc_manifest.py --segments 20000 --talks 200 --corpus made-up --yaml-loader
@@ -106,12 +106,12 @@ def run(root: Path, args: argparse.Namespace) -> dict[str, object]:
     """Make the corpus in ``root`` and measure."""
     yaml_bytes = make_corpus(root, args.segments, args.talks, args.seed)
     out = root / "manifests"
-    prep, check = (str(REPOSITORY / "scripts" / name) for name in ("prep_mustc.py", "check_manifest.py"))
+    lst = ("-m", "lst_fairseq.cli")
     registering = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); import lst_fairseq; lst_fairseq.register()"
     results = {
         "start": measure("-c", registering),
-        "prep_mustc": measure(prep, "--data-root", str(root), "--tgt-lang", "de", "--out", str(out)),
-        "check_manifest": measure(check, str(out / "train.tsv"), "--show", "1"),
+        "prep_mustc": measure(*lst, "prep", "mustc", "--data-root", str(root), "--tgt-lang", "de", "--out", str(out)),
+        "check_manifest": measure(*lst, "check", str(out / "train.tsv"), "--show", "1"),
     }
     if args.yaml_loader:
         listing = str(root / "en-de" / "data" / "train" / "txt" / "train.yaml")

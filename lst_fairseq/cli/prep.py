@@ -17,7 +17,6 @@ from lst_fairseq.corpora.base import Corpus, prepare
 from lst_fairseq.corpora.cleaning import CleaningOptions
 from lst_fairseq.corpora.fbank import BaselineOptions, prepare_baseline
 from lst_fairseq.corpora.other_tasks import write_text_manifests, write_transcription
-from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.flags import add_settings, settings_of
 
 FBANK = """Features, vocabulary and settings for fairseq's own speech_to_text task, from manifests of audio segments.
@@ -100,12 +99,13 @@ def _add_corpus(parser: argparse.ArgumentParser, corpus: type[Corpus]) -> None:
 
 
 def _prepare(corpus: type[Corpus], args: argparse.Namespace) -> None:
-    try:
-        cleaning = settings_of(args, CleaningOptions)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    say = functools.partial(print, flush=True)
-    prepare(settings_of(args, corpus), args.out, splits=args.splits, cleaning=cleaning, say=say)
+    prepare(
+        settings_of(args, corpus),
+        args.out,
+        splits=args.splits,
+        cleaning=settings_of(args, CleaningOptions),
+        say=functools.partial(print, flush=True),
+    )
 
 
 def _add_manifests(parser: argparse.ArgumentParser, out: str) -> None:
@@ -115,8 +115,6 @@ def _add_manifests(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def _fbank(args: argparse.Namespace) -> None:
-    if "train" not in args.splits:
-        raise UsageError("--splits: train has to be among them, its targets make the vocabulary")
     prepare_baseline(args.manifests, args.out, args.splits, settings_of(args, BaselineOptions))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import regex
 
+from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.flags import setting
 
 #: Below so many characters in both texts their ratio says nothing: "Yes." and "Ja, natürlich."
@@ -68,7 +69,7 @@ class CleaningOptions:
     """What is done to training data; nothing by default.
 
     Raises:
-        ValueError: limits that nothing can keep; the message names the flags.
+        UsageError: limits that nothing can keep; the message names the flags.
     """
 
     min_seconds: float | None = setting(
@@ -114,9 +115,9 @@ class CleaningOptions:
             low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
             flags = f"--min-{what} and --max-{what}".replace("_", "-")
             if any(limit is not None and not limit >= 0 for limit in (low, high)):
-                raise ValueError(f"{flags}: limits have to be numbers from 0 on")
+                raise UsageError(f"{flags}: limits have to be numbers from 0 on")
             if low is not None and high is not None and low > high:
-                raise ValueError(f"{flags}: {low:g} is more than {high:g}, which leaves nothing")
+                raise UsageError(f"{flags}: {low:g} is more than {high:g}, which leaves nothing")
 
 
 class Cleaner:

@@ -25,9 +25,8 @@ from tqdm import tqdm
 from lst_fairseq.corpora.preparation import is_train
 from lst_fairseq.data.audio import SAMPLE_RATE, Segment, read_segment
 from lst_fairseq.data.manifest import ManifestError, Row, read_manifest, write_manifest
-from lst_fairseq.errors import SettingsError
 from lst_fairseq.models.pretrained import model_source
-from lst_fairseq.utils.arguments import positive
+from lst_fairseq.utils.arguments import UsageError, positive
 from lst_fairseq.utils.files import atomic_text, replacing
 from lst_fairseq.utils.flags import setting
 
@@ -79,7 +78,7 @@ def prepare_baseline(
     """
     options = options or BaselineOptions()
     if "train" not in splits:
-        raise SettingsError("--splits: train has to be among them, its targets make the vocabulary")
+        raise UsageError("--splits: train has to be among them, its targets make the vocabulary")
     out.mkdir(parents=True, exist_ok=True)
     if options.speech_encoder:
         model_source(options.speech_encoder, "--speech-encoder")
