@@ -43,7 +43,13 @@ REQUIREMENTS = [
 EXTRAS = {
     "mini": ["espeakng-loader>=0.2.4,<0.3"],  # the speech of examples/mini
     "baseline": ["kaldi-native-fbank>=1.20,<2"],  # the features of examples/mustc/baseline.sh
-    "dev": ["pytest>=8.2,<10", "pytest-xdist>=3.5,<4", "ruff>=0.14,<1"],
+    "dev": ["pytest>=8.2,<10", "pytest-xdist>=3.5,<4", "ruff>=0.14,<1", "build>=1.2.2,<2"],
+}
+
+#: The recipe, which `lst study` runs: shell files, which find each other by the places that they have in the checkout.
+RECIPE = {
+    f"share/lst-fairseq/{folder}": [path.relative_to(HERE).as_posix() for path in sorted(HERE.glob(files))]
+    for folder, files in {"examples/mustc": "examples/mustc/*", "scripts": "scripts/env.sh"}.items()
 }
 
 setup(
@@ -56,6 +62,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["lst_fairseq", "lst_fairseq.*"]),
     package_data={"lst_fairseq": ["py.typed", "**/*.yaml", "**/*.json"]},
+    data_files=list(RECIPE.items()),
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

@@ -38,8 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a che
 from lst_fairseq.errors import ComparisonError
 from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.grid import ROOT, Arm, Study, read_study
+from lst_fairseq.study.grid import Arm, Study, read_study
 from lst_fairseq.study.progress import finished, inspect
+from lst_fairseq.study.recipe import study_folder
 from lst_fairseq.study.rehearsal import rehearsal
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         study = read_study(args.study)
         if args.rehearse:
             study = rehearsal(study)
-        plan = Plan(study, args.out or ROOT / "results" / "study" / study.name)
+        plan = Plan(study, args.out or study_folder(study.name))
         arms = chosen_arms(study, args.arm)
         if args.list:
             print(listing(plan))

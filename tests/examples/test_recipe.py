@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from lst_fairseq.cli.main import main
 from tests.support.recipe import RECIPE, ROOT, Sandbox, value
 
 STEPS = [
@@ -179,7 +181,7 @@ def test_baseline_is_pretrained_on_transcripts(sandbox: Sandbox) -> None:
     assert value(st, "--train-subset") == "train"
     start = value(st, "--load-pretrained-encoder-from")
     assert start == f"{value(asr, '--save-dir')}/checkpoint_last.pt" and Path(start).is_file()
-    assert "--asr-vocab-size" in sandbox.calls("python")[1]
+    assert "--asr-vocab-size" in sandbox.calls("lst")[1]
     seconds = [a for a in sandbox.calls("score")[0] if a.startswith("train_seconds=")]
     assert int(seconds[0].removeprefix("train_seconds=")) >= 2
     # Another one beside it, on the frontend's features.
@@ -187,7 +189,7 @@ def test_baseline_is_pretrained_on_transcripts(sandbox: Sandbox) -> None:
     asr, st = sandbox.calls("fairseq-train")[2:]
     assert (value(asr, "--max-update"), value(st, "--max-update")) == ("4", "6")
     assert value(st, "--save-dir") == str(sandbox.work / "wav" / "model") and value(st, "--arch") == "s2t_c"
-    prepared = [call for call in sandbox.calls("python") if "--speech-encoder" in call]
+    prepared = [call for call in sandbox.calls("lst") if "--speech-encoder" in call]
     assert value(prepared[0], "--speech-encoder") == str(sandbox.root / "frontend")
 
 
@@ -220,8 +222,8 @@ def test_environment_before_file_before_default(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "es"])
-def test_settings_of_a_language_pair(sandbox: Sandbox, language: str) -> None:
-    """Every setting in the file is one of the recipe's, and prep_mustc.py takes the arguments."""
+def test_settings_of_a_language_pair(sandbox: Sandbox, language: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every setting in the file is one of the recipe's, and `lst prep mustc` takes the arguments."""
     file = RECIPE / f"en-{language}.env"
     names = [line.split("=")[0] for line in file.read_text().splitlines() if line and not line.startswith("#")]
     known = (RECIPE / "settings.sh").read_text()
@@ -231,12 +233,12 @@ def test_settings_of_a_language_pair(sandbox: Sandbox, language: str) -> None:
             sandbox.root / "corpus" / "en-de", sandbox.root / "corpus" / f"en-{language}", dirs_exist_ok=True
         )
     sandbox.run("prep", SETTINGS=str(file))
-    (call,) = [call for call in sandbox.calls("python") if call[0].endswith("/prep_mustc.py")]
+    (call,) = [call for call in sandbox.calls("lst") if call[:2] == ["prep", "mustc"]]
     assert value(call, "--tgt-lang") == language
-    # Asking the command itself takes seconds.
-    sources = ("scripts/prep_mustc.py", "lst_fairseq/corpora/cleaning.py")
-    defined = "".join((ROOT / path).read_text() for path in sources)
-    assert [word for word in call if word.startswith("--") and f'"{word}"' not in defined] == []
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["prep", "mustc", "--help"])
+    known = re.findall(r"--[a-z-]+", capsys.readouterr().out)
+    assert [word for word in call if word.startswith("--") and word not in known] == []
 
 
 @pytest.mark.parametrize(
@@ -321,6 +323,15 @@ def test_nothing_installed(checkout: Path, tools: Path) -> None:
     assert bash(checkout / "examples" / "mustc" / "prep.sh", PATH=str(tools)) == (
         1,
         "error: fairseq is not installed here: run bash scripts/setup.sh first\n",
+    )
+
+
+def test_an_environment_from_before_there_was_lst(checkout: Path, tools: Path, tmp_path: Path) -> None:
+    environment = environment_with(tmp_path, "exit 1")
+    (environment / ".lst-fairseq-setup").touch()
+    assert bash(checkout / "examples" / "mustc" / "prep.sh", PATH=str(tools), VIRTUAL_ENV=str(environment)) == (
+        1,
+        "error: the command lst is not installed here: run bash scripts/setup.sh again\n",
     )
 
 

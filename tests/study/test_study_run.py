@@ -46,7 +46,7 @@ def test_a_study_runs_once(ran):
     assert (
         sorted(studies.trainings()) == ["one-stage"] * 2 + ["stage1"] * 2 + ["stage2"] * 2 + ["stage2-adapter+lora"] * 2
     )
-    assert len(studies.calls("fairseq-generate")) == 6 * 2 and len(studies.calls("python")) == 1
+    assert len(studies.calls("fairseq-generate")) == 6 * 2 and len(studies.calls("lst")) == 1
     assert not [call for call in studies.calls("fairseq-generate") if "dev" in call]
     before = len(studies.calls("fairseq-train"))
     assert studies.run_study(studies.plan()) == [] and len(studies.calls("fairseq-train")) == before
