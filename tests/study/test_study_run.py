@@ -299,6 +299,14 @@ def test_stray_settings_do_not_reach_the_cells(studies, monkeypatch):
     assert [value(call, "--lr") for call in studies.calls("fairseq-train")] == ["2e-3", "4e-4"]
 
 
+def test_the_commands_beside_the_interpreter_are_found(studies):
+    """Where the recipe itself has no environment to choose, as a wheel's has none."""
+    plan = studies.plan()
+    step = plan.cell(plan.study.reference, 1, {}).steps["data"]
+    first, *others = Runner(plan, plan.study.arms)._environment(step, 0)["PATH"].split(os.pathsep)
+    assert first == str(Path(sys.executable).parent) and others == os.environ["PATH"].split(os.pathsep)
+
+
 def test_another_beam_translates_again_and_trains_nothing(studies):
     only = {"seeds": [1], "factors": {"strategy": {"two-stage": {}}}, "claims": []}
     studies.run_study(studies.plan(**only))
