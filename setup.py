@@ -1,5 +1,6 @@
 """Packaging of lst-fairseq: the plugin, its command and what they need."""
 
+from glob import glob
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -46,11 +47,11 @@ EXTRAS = {
     "dev": ["pytest>=8.2,<10", "pytest-xdist>=3.5,<4", "ruff>=0.14,<1", "build>=1.2.2,<2"],
 }
 
-#: The recipe, which `lst study` runs: shell files, which find each other by the places that they have in the checkout.
-RECIPE = {
-    f"share/lst-fairseq/{folder}": [path.relative_to(HERE).as_posix() for path in sorted(HERE.glob(files))]
-    for folder, files in {"examples/mustc": "examples/mustc/*", "scripts": "scripts/env.sh"}.items()
-}
+#: The recipe, which `lst study` runs: shell files, which find each other by their places.
+RECIPE = [
+    ("share/lst-fairseq/examples/mustc", sorted(glob("examples/mustc/*", root_dir=HERE))),
+    ("share/lst-fairseq/scripts", ["scripts/env.sh"]),
+]
 
 setup(
     name="lst-fairseq",
@@ -62,7 +63,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["lst_fairseq", "lst_fairseq.*"]),
     package_data={"lst_fairseq": ["py.typed", "**/*.yaml", "**/*.json"]},
-    data_files=list(RECIPE.items()),
+    data_files=RECIPE,
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

@@ -39,7 +39,7 @@ _PREPARATION = {"MUSTC_ROOT", "TGT_LANG", "PREP_ARGS"}
 _ELSEWHERE = ("BASELINE", "SYSTEMS", "LORA_LR", "TEXT_")
 _STUDY_CONFIG = "config_study.yaml"
 _SOURCES = re.compile(r"^\s*(source|\.)\s", re.MULTILINE)
-#: Changes with what `lst align` measures.
+#: Changes with what lst align measures.
 _ALIGNMENT = 2
 
 
@@ -226,12 +226,13 @@ class Plan:
             # What prep.sh wrote is kept under another name; train.tsv is what it counts epochs by.
             copy = _q(target.with_suffix(".partial"))
             commands.append(f"[[ -e {_q(target)} ]] || {{ cp {_q(source)} {copy} && mv {copy} {_q(target)}; }}")
-            kept = ["--manifest", str(target), "--out", str(source)]
+            words = ["--manifest", str(target), "--out", str(source)]
             if "max_wer" in data:
-                kept += ["--speech-encoder", data["speech_encoder"], "--max-wer", str(data["max_wer"])]
+                words += ["--speech-encoder", data["speech_encoder"]]
+                words += ["--max-wer", str(data["max_wer"])]
             if "fraction" in data:
-                kept += ["--fraction", str(data["fraction"])]
-            commands.append(self._lst("filter", *kept))
+                words += ["--fraction", str(data["fraction"])]
+            commands.append(self._lst("filter", *words))
         if data.get("instructions"):
             language = settings.get("TGT_LANG") or self._of_file("TGT_LANG") or "de"
             text = config_text(language) + yaml.safe_dump({"instructions": data["instructions"]})
@@ -265,9 +266,10 @@ class Plan:
         return Step("stage1", name, work, key, (_script("stage1"),), environment, links, needs=(data,))
 
     def _alignment_step(self, stage1: Step) -> Step:
-        measured = [str(stage1.work / "stage1/checkpoint_last.pt"), "--data", str(stage1.work / "data")]
-        measured += ["--split", self.study.dev, "--segments", str(self.study.alignment), "--pictures", "1"]
-        command = self._lst("align", *measured, "--out", str(stage1.work / "alignment"))
+        words = [str(stage1.work / "stage1/checkpoint_last.pt")]
+        words += ["--data", str(stage1.work / "data"), "--split", self.study.dev, "--pictures", "1"]
+        words += ["--segments", str(self.study.alignment), "--out", str(stage1.work / "alignment")]
+        command = self._lst("align", *words)
         key = _hash([stage1.key, self.study.alignment, self.study.dev, _ALIGNMENT])
         name, work = stage1.name.replace("stage 1", "alignment"), stage1.work
         return Step("alignment", name, work, key, (command,), {}, needs=(stage1,))

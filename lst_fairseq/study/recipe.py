@@ -44,6 +44,6 @@ def recipe() -> Path:
 
 
 def study_folder(name: str) -> Path:
-    """Where a study goes unless told: into the checkout, or into the current directory of who has none."""
+    """Where a study goes unless told: into the checkout, or else into the current directory."""
     root = _ABOVE if recipe_root() == _ABOVE else Path.cwd()
     return root / "results" / "study" / name

@@ -182,7 +182,8 @@ class Runner:
         known = {*recipe_settings(), "SETTINGS"}
         environment = {name: value for name, value in os.environ.items() if name not in known}
         environment |= step.environment
-        # `lst` and fairseq's commands lie beside this interpreter, whether its environment is active or not.
+        # `lst` and fairseq's commands lie beside this interpreter, whether its environment is
+        # active or not.
         beside = str(Path(sys.executable).parent)
         environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])
         threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)

@@ -18,7 +18,7 @@ def find() -> Path:
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A site-packages folder that the package is installed in, without a recipe, whose list of files names one."""
+    """A site-packages folder with the package alone, whose list of files names the recipe."""
     packages = tmp_path / "lib" / "python3" / "site-packages"
     about = packages / "lst_fairseq-0.1.0.dist-info"
     about.mkdir(parents=True)
@@ -50,7 +50,7 @@ def test_what_pip_has_put_into_a_target_folder(packages):
 
 
 def test_neither_is_a_line_with_the_remedy(packages, monkeypatch):
-    message = f"examples/mustc was not installed with the package in {packages}: install lst-fairseq by pip, or work in"
+    message = f"examples/mustc was not installed with the package in {packages}: install"
     with pytest.raises(StudyError, match=message):
         find()
 

@@ -33,7 +33,8 @@ GENERATE = """\
 printf 'fairseq-generate %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
 for i in 0 1; do printf 'T-%d\\tref\\nD-%d\\t-1\\thypothesis\\n' "$i" "$i"; done
 """
-# Answers the question for GPUs, and has `lst` where it is asked for by the module's name; the rest is Python's.
+# Answers the question for GPUs, and runs `lst` where a study calls it as a module; the rest is
+# Python's.
 PYTHON = """\
 case "$*" in
     *"import torch"*) echo "${DEVICE:-0 fp32}" && exit ;;
@@ -44,8 +45,8 @@ case "$*" in
     *) exec REAL "$@" ;;
 esac
 """
-# Prepares manifests of 300 training segments, gives every system 61.2 BLEU, or 62.5 with a length penalty of 1.4; the
-# other verbs are the real ones.
+# Prepares manifests of 300 training segments, gives every system 61.2 BLEU, or 62.5 with a length
+# penalty of 1.4; the other verbs are the real ones.
 LST = """\
 case "$1 ${2:-}" in
     "prep asr") head -n 201 "$4" >"$6" ;;
