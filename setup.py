@@ -1,5 +1,6 @@
 """Packaging of lst-fairseq: the plugin, its command and what they need."""
 
+from glob import glob
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -43,8 +44,14 @@ REQUIREMENTS = [
 EXTRAS = {
     "mini": ["espeakng-loader>=0.2.4,<0.3"],  # the speech of examples/mini
     "baseline": ["kaldi-native-fbank>=1.20,<2"],  # the features of examples/mustc/baseline.sh
-    "dev": ["pytest>=8.2,<10", "pytest-xdist>=3.5,<4", "ruff>=0.14,<1"],
+    "dev": ["pytest>=8.2,<10", "pytest-xdist>=3.5,<4", "ruff>=0.14,<1", "build>=1.2.2,<2"],
 }
+
+#: The recipe, which `lst study` runs: shell files, which find each other by their places.
+RECIPE = [
+    ("share/lst-fairseq/examples/mustc", sorted(glob("examples/mustc/*", root_dir=HERE))),
+    ("share/lst-fairseq/scripts", ["scripts/env.sh"]),
+]
 
 setup(
     name="lst-fairseq",
@@ -55,7 +62,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["lst_fairseq", "lst_fairseq.*"]),
-    package_data={"lst_fairseq": ["py.typed", "**/*.yaml", "**/*.json"]},
+    data_files=RECIPE,
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={

@@ -23,8 +23,15 @@ use_environment() { # put the environment's commands first on PATH
     for candidate in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}" "$LST_ROOT/.venv"; do
         if [[ -n $candidate && -e $candidate/$SETUP_STAMP ]]; then
             export PATH="$candidate/bin:$PATH"
-            return
+            break
         fi
     done
-    command -v fairseq-train >/dev/null || die "fairseq is not installed here: run bash scripts/setup.sh first"
+    local remedy="run bash scripts/setup.sh first"
+    if [[ ! -e $LST_ROOT/scripts/setup.sh ]]; then # the recipe of a wheel
+        remedy="pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1, and activate its environment"
+    fi
+    command -v fairseq-train >/dev/null || die "fairseq is not installed here: $remedy"
+    command -v lst >/dev/null || die "the command lst is not installed here: run bash scripts/setup.sh again"
+    # A checkout runs its own code, whatever the environment was set up from.
+    if [[ -d $LST_ROOT/lst_fairseq ]]; then export PYTHONPATH=$LST_ROOT${PYTHONPATH:+:$PYTHONPATH}; fi
 }

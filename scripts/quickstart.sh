@@ -49,6 +49,6 @@ if [[ $compare == 1 ]]; then
 fi
 
 echo
-python "$LST_ROOT/scripts/report.py" --out "$WORK/report.json" --set "language=$TGT_LANG" corpus=mini split=tst-COMMON \
+lst report --out "$WORK/report.json" --set "language=$TGT_LANG" corpus=mini split=tst-COMMON \
     -- "${scores[@]}"
 printf 'report: %s; %d min %02d s\n' "$WORK/report.json" $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60))

@@ -46,7 +46,8 @@ else
 fi
 
 stamp=$(cat "$LST_ROOT/setup.py" "${BASH_SOURCE[0]}" "$LST_ROOT/scripts/fairseq_setup.py" | hash_of)
-if [[ $(cat "$env_dir/$SETUP_STAMP" 2>/dev/null) == "$stamp" && -x $env_dir/bin/fairseq-train ]]; then
+if [[ $(cat "$env_dir/$SETUP_STAMP" 2>/dev/null) == "$stamp" &&
+    -x $env_dir/bin/fairseq-train && -x $env_dir/bin/lst ]]; then
     echo "set up already: $env_dir"
     exit 0
 fi

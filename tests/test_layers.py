@@ -33,6 +33,8 @@ ROOMS = (
 FACE = ("register", "__file__", "__version__")
 #: Folders of the repository that a wheel does not have.
 OUTSIDE = ("benchmarks", "examples", "scripts", "tests")
+#: The end of the name by which a study starts the command, in processes of its own.
+PROGRAM = ".cli"
 
 
 def modules_of(package: Path) -> dict[str, Path]:
@@ -56,8 +58,8 @@ def names_in(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
         elif isinstance(node, ast.Attribute) and id(node) not in inner:
             yield ast.unparse(node), node.lineno
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # for importlib, perhaps
-            yield node.value, node.lineno
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not node.value.endswith(PROGRAM):
+            yield node.value, node.lineno  # for importlib, perhaps
 
 
 def imported(path: Path, modules: dict[str, Path], face: str) -> dict[str, int]:
@@ -157,6 +159,15 @@ def test_what_the_package_offers_is_for_anyone(house: Path) -> None:
     write(house / "utils/files.py", "import house\nfrom house import register\nprint(house.__file__)")
     write(house / "models/encoder.py", "import os\nfrom house.utils.files import replacing")
     assert arrows_back(house) == []
+
+
+def test_a_process_of_its_own_is_no_import(house: Path) -> None:
+    write(house / "cli/__init__.py", "")
+    write(house / "cli/main.py", "")
+    write(house / "utils/files.py", "COMMAND = ['python', '-m', 'house.cli', 'study']")
+    assert arrows_back(house) == []
+    write(house / "utils/files.py", "import importlib\nimportlib.import_module('house.cli.main')")
+    assert arrows_back(house) == ["house/utils/files.py:2: utils imports house.cli.main"]
 
 
 def test_a_circle_is_found(house: Path) -> None:

@@ -39,7 +39,7 @@ if [[ $BASELINE_FEATURES == frontend ]]; then need_backbones && prepare+=(--spee
 if [[ $BASELINE_PRETRAIN == 1 ]]; then prepare+=(--asr-vocab-size "$BASELINE_ASR_VOCAB"); fi
 if step_needed "$features" "${prepare[@]}" --data "$data_hash"; then
     echo "== $BASELINE: features ($BASELINE_FEATURES)"
-    python "$LST_ROOT/scripts/prep_fbank.py" "${prepare[@]}" --out "$features"
+    lst prep fbank "${prepare[@]}" --out "$features"
     step_done "$features"
 fi
 features_hash=$(need_step "$features" baseline.sh)
@@ -72,7 +72,7 @@ train() { # NAME DIRECTORY ARCH LR ARGUMENT...: a step of training, as fairseq's
     )
     if step_needed "$2" "${arguments[@]}" --data "$features_hash"; then
         echo "== $1, $3: $BUDGET on $(device_words)"
-        host_arguments "$LST_ROOT/lst_fairseq"
+        host_arguments
         run_training "$1" "$2" "$UPDATES" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
         step_done "$2"
     fi
@@ -124,7 +124,7 @@ train "$BASELINE" "$model" "$ARCH" "$LR" "${translations[@]}" "${start[@]}"
 
 if [[ $BASELINE_FEATURES == frontend ]]; then words="on frozen speech encoder, $words"; fi
 # Longer than any test segment, so that fairseq leaves none out.
-translate_and_score "$BASELINE" "$ARCH $words" "$model" "$features" "$LST_ROOT/lst_fairseq" \
+translate_and_score "$BASELINE" "$ARCH $words" "$model" "$features" \
     --task speech_to_text --config-yaml config.yaml --batch-size 1 \
     --max-source-positions 100000 --max-target-positions 100000 \
     -- "train_seconds=$((spent + $(seconds_of "$model")))" "trained_parameters=$(trained_parameters "$model")" \

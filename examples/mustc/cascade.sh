@@ -19,18 +19,18 @@ mapfile -t splits < <(if [[ -n $TUNE_BEAMS$TUNE_LENPENS ]]; then echo dev; fi &&
 if step_needed "$transcripts" --splits "${splits[@]}" --speech-encoder "$SPEECH_ENCODER" --data "$data_hash"; then
     for split in "${splits[@]}"; do
         echo "== recognising $split"
-        python "$LST_ROOT/scripts/transcribe.py" --manifest "$DATA/$split.tsv" --speech-encoder "$SPEECH_ENCODER" \
+        lst transcribe --manifest "$DATA/$split.tsv" --speech-encoder "$SPEECH_ENCODER" \
             --out "$transcripts/$split.tsv"
     done
     step_done "$transcripts"
 fi
 if step_needed "$text" --transcripts "$(need_step "$transcripts" cascade.sh)"; then
-    python "$LST_ROOT/scripts/text_manifest.py" --manifests "$DATA" --splits "${splits[@]}" \
+    lst prep text --manifests "$DATA" --splits "${splits[@]}" \
         --transcripts "$transcripts" --out "$text"
     step_done "$text"
 fi
 
-translate_and_score cascade "Cascade: CTC transcript, then LLM" "$model" "$text" "$LST_ROOT/lst_fairseq" \
+translate_and_score cascade "Cascade: CTC transcript, then LLM" "$model" "$text" \
     --task lst_st --config-yaml config.yaml --max-tokens "$GEN_BATCH_TOKENS" "${PRECISION_ARGS[@]}" \
     -- "train_seconds=$(seconds_of "$model")" "trained_parameters=$(trained_parameters "$model")" \
     "log=$model/train.log" "saw=transcripts, translations"

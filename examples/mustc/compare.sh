@@ -75,7 +75,7 @@ for split in "${splits[@]}"; do
         name=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["name"])' "$WORK/scores/s2t.$split.json")
         against=(--baseline "$name")
     fi
-    python "$LST_ROOT/scripts/compare.py" "${scores[@]}" "${against[@]}" --out "$WORK/comparison/$split" \
+    lst compare "${scores[@]}" "${against[@]}" --out "$WORK/comparison/$split" \
         --set "title=$(corpus_name), $split" "language=$TGT_LANG" "split=$split"
 done
 echo "comparison: $(printf "$WORK/comparison/%s/results.html " "${splits[@]}")"

@@ -23,6 +23,6 @@ else
 fi
 system+=$(variant)
 if [[ -n $(variant) ]]; then name+=" ($STAGE2_MODULES)"; fi
-translate_and_score "$system" "$name" "$dir" "$DATA" "$LST_ROOT/lst_fairseq" \
+translate_and_score "$system" "$name" "$dir" "$DATA" \
     --task lst_st --config-yaml config.yaml --max-tokens "$GEN_BATCH_TOKENS" "${PRECISION_ARGS[@]}" \
     -- "train_seconds=$seconds" "trained_parameters=$(trained_parameters "$dir")" "log=$log" "saw=speech, translations"

@@ -64,6 +64,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     need_numbers BASELINE_LRS '[0-9]+([.][0-9]+)?(e-?[0-9]+)?'
     DATA=$WORK/data
     use_environment
+    USER_DIR=$(lst user-dir)
 }
 
 need_choice() { # NAME VALUE CHOICES...
@@ -200,7 +201,7 @@ stage1_subsets() { # manifests that stage 1 is trained on and then the one that 
     if [[ $STAGE1_TASK == st ]]; then echo train dev && return; fi
     for split in train dev; do
         if [[ ! -e $DATA/${split}_asr.tsv ]]; then
-            python "$LST_ROOT/scripts/select_manifest.py" --manifest "$DATA/$split.tsv" --out "$DATA/${split}_asr.tsv" --asr >&2
+            lst prep asr --manifest "$DATA/$split.tsv" --out "$DATA/${split}_asr.tsv" >&2
         fi
     done
     if [[ $STAGE1_TASK == asr ]]; then echo train_asr dev_asr; else echo train train_asr dev; fi
@@ -254,9 +255,9 @@ lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES [TRAIN-SUBSET DEV-SUBS
     LST_ARGS+=("${extra[@]}")
 }
 
-host_arguments() { # USER-DIR: set HOST_ARGS, where fairseq-train runs and how often it saves: nothing in the outcome
+host_arguments() { # set HOST_ARGS, where fairseq-train runs and how often it saves: nothing in the outcome
     # Saving and validating goes by updates alone: the epochs of a small corpus are shorter than a look at its dev set.
-    HOST_ARGS=(--user-dir "$1" "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --no-epoch-checkpoints
+    HOST_ARGS=(--user-dir "$USER_DIR" "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --no-epoch-checkpoints
         --save-interval 1000000 --validate-interval 1000000
         --save-interval-updates "$SAVE_INTERVAL" --keep-interval-updates "$AVERAGE")
 }
@@ -342,9 +343,9 @@ show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines o
 
 # Translate and score each test split with the model in DIRECTORY. Hypotheses: WORK/hypotheses/SYSTEM/SPLIT, scores:
 # WORK/scores/SYSTEM.SPLIT.json. ARGUMENTs are fairseq-generate's, EXTRAs more entries for the scores.
-translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXTRA...
-    local system=$1 name=$2 dir=$3 data=$4 user_dir=$5 split arguments=() extra=() triples=$TRIPLES
-    shift 5
+translate_and_score() { # SYSTEM NAME DIRECTORY DATA ARGUMENT... -- EXTRA...
+    local system=$1 name=$2 dir=$3 data=$4 split arguments=() extra=() triples=$TRIPLES
+    shift 4
     while [[ $1 != -- ]]; do arguments+=("$1") && shift; done
     extra=("${@:2}")
     local more=()
@@ -353,11 +354,11 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
     if [[ $AVERAGE != 1 ]]; then
         local CHECKPOINT=checkpoint_average$AVERAGE.pt
         [[ -e $dir/$CHECKPOINT ]] ||
-            python "$LST_ROOT/scripts/average_checkpoints.py" "$dir" "${average_flag:---last}" "$AVERAGE" --out "$dir/$CHECKPOINT"
+            lst average "$dir" "${average_flag:---last}" "$AVERAGE" --out "$dir/$CHECKPOINT"
     fi
     if [[ -n $TUNE_BEAMS$TUNE_LENPENS ]]; then
         local BEAM=$BEAM LENPEN=$LENPEN
-        tune_search "$system" "$dir" "$data" "$user_dir" "${arguments[@]}"
+        tune_search "$system" "$dir" "$data" "${arguments[@]}"
         extra+=("tuned=dev, beam of ${TUNE_BEAMS:-$BEAM}, lenpen of ${TUNE_LENPENS:-$LENPEN}")
     fi
     arguments+=(--beam "$BEAM" --lenpen "$LENPEN")
@@ -366,7 +367,7 @@ translate_and_score() { # SYSTEM NAME DIRECTORY DATA USER-DIR ARGUMENT... -- EXT
     mapfile -t splits < <(test_splits)
     for split in "${splits[@]}"; do
         if [[ $split != "${splits[0]}" ]]; then triples=0; fi
-        translate "$split" "$system" "$dir" "$data" "$user_dir" "${arguments[@]}"
+        translate "$split" "$system" "$dir" "$data" "${arguments[@]}"
         echo "== $split"
         score "$split" "$name" "$WORK/hypotheses/$system/$split" "$WORK/scores/$system.$split.json" --triples "$triples" \
             --extra "corpus=$(corpus_name)" "split=$split" "beam=$BEAM" "lenpen=$LENPEN" "${extra[@]}"
@@ -379,12 +380,12 @@ corpus_name() {
 
 score() { # SPLIT NAME HYPOTHESES JSON ARGUMENT...
     mkdir -p "$(dirname "$4")"
-    python "$LST_ROOT/scripts/score.py" --manifest "$DATA/$1.tsv" --name "$2" --hypotheses "$3/generate-$1.txt" \
+    lst score --manifest "$DATA/$1.tsv" --name "$2" --hypotheses "$3/generate-$1.txt" \
         --log "$3/generate.log" --json "$4" --target-lang "$TGT_LANG" ${TOKENIZE:+--tokenize "$TOKENIZE"} "${@:5}"
 }
 
 # Set BEAM and LENPEN to the pair of TUNE_BEAMS and TUNE_LENPENS with the highest BLEU on dev; of equal ones the first.
-tune_search() { # SYSTEM DIRECTORY DATA USER-DIR ARGUMENT...
+tune_search() { # SYSTEM DIRECTORY DATA ARGUMENT...
     local tried=$WORK/tuning/$1${TOKENIZE:+-$TOKENIZE} beam beams lenpen lenpens name files=()
     read -ra beams <<<"${TUNE_BEAMS:-$BEAM}"
     read -ra lenpens <<<"${TUNE_LENPENS:-$LENPEN}"
@@ -406,14 +407,14 @@ print(best["beam"], best["lenpen"])' "${files[@]}")
     echo "== $1: beam $BEAM and length penalty $LENPEN, by BLEU on dev"
 }
 
-translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA USER-DIR ARGUMENT...
-    local split=$1 model=$3/$CHECKPOINT data=$4 user_dir=$5 out=$WORK/hypotheses/$2/$1 segments failed=0
+translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA ARGUMENT...
+    local split=$1 model=$3/$CHECKPOINT data=$4 out=$WORK/hypotheses/$2/$1 segments failed=0
     [[ -e $model ]] || die "$model: no such checkpoint; CHECKPOINT is one of $(cd "$3" && echo checkpoint*.pt)"
-    if step_needed "$out" --model "$CHECKPOINT" "$(cat "$3/.done")" "${@:6}"; then
+    if step_needed "$out" --model "$CHECKPOINT" "$(cat "$3/.done")" "${@:5}"; then
         segments=$(($(wc -l <"$DATA/$split.tsv") - 1))
         echo "== translating $split: $segments segments"
         # fairseq prints to standard output rather than into --results-path, so that its progress can be counted.
-        fairseq-generate "$data" --gen-subset "$split" --path "$model" "${@:6}" --user-dir "$user_dir" \
+        fairseq-generate "$data" --gen-subset "$split" --path "$model" "${@:5}" --user-dir "$USER_DIR" \
             "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --required-batch-size-multiple 1 --scoring sacrebleu \
             --log-format none 2>"$out/generate.log" | tee "$out/generate-$split.txt" |
             live_awk -v all="$segments" '/^T-/ && ++n % 100 == 0 { printf "   %d of %d\n", n, all; fflush() }' || failed=$?

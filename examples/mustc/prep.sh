@@ -2,7 +2,7 @@
 # Step 1: manifests of the corpus: WORK/data/{train,dev,tst-COMMON,...}.tsv and config.yaml.
 #
 #   MUSTC_ROOT=/corpora/MUSTC_v1.0 TGT_LANG=de bash examples/mustc/prep.sh
-#   MANIFESTS=/data/covost-en-de SPLITS=test bash examples/mustc/prep.sh      # of another corpus: see prep_covost.py
+#   MANIFESTS=/data/covost-en-de SPLITS=test bash examples/mustc/prep.sh      # of another corpus: see lst prep
 #
 # Settings: MUSTC_ROOT or MANIFESTS, TGT_LANG, SPLITS, PREP_ARGS, WORK (see settings.sh).
 set -euo pipefail
@@ -28,7 +28,7 @@ from_mustc() {
     prepare=(--data-root "$MUSTC_ROOT" --tgt-lang "$TGT_LANG" --splits "${splits[@]}" "${more[@]}")
     if step_needed "$DATA" "${prepare[@]}" --contents "$contents"; then
         echo "== prep: manifests of ${splits[*]}"
-        python "$LST_ROOT/scripts/prep_mustc.py" "${prepare[@]}" --out "$DATA"
+        lst prep mustc "${prepare[@]}" --out "$DATA"
         step_done "$DATA"
     fi
 }
@@ -42,7 +42,7 @@ from_manifests() { # checked, and copied with their configuration; relative audi
     done
     if [[ -f $MANIFESTS/config.yaml ]]; then
         files+=("$MANIFESTS/config.yaml")
-        root=$(PYTHONPATH=$LST_ROOT python -c 'import sys
+        root=$(python -c 'import sys
 from lst_fairseq.utils.yaml_files import read_yaml
 try:
     print((read_yaml(sys.argv[1]) or {}).get("audio_root") or "")
@@ -53,8 +53,8 @@ except (ValueError, AttributeError) as error:
     contents=$(cat "${files[@]}" | hash_of)
     if step_needed "$DATA" --manifests "$MANIFESTS" --splits "${splits[@]}" --contents "$contents"; then
         echo "== prep: checking ${splits[*]} of $MANIFESTS"
-        python "$LST_ROOT/scripts/check_manifest.py" "${files[@]:0:${#splits[@]}}" "${audio_root[@]}" ||
-            die "$MANIFESTS: see above; python scripts/check_manifest.py --show 100 lists more of each kind"
+        lst check "${files[@]:0:${#splits[@]}}" "${audio_root[@]}" ||
+            die "$MANIFESTS: see above; lst check --show 100 lists more of each kind"
         : >"$DATA/config.yaml"
         cp "${files[@]}" "$DATA"
         step_done "$DATA"

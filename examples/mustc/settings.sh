@@ -9,14 +9,14 @@
 # --- what to train on -------------------------------------------------------------------------------------------------
 # The corpus: the directory that holds en-de, en-fr, ... (MuST-C's own layout).
 MUSTC_ROOT=${MUSTC_ROOT-}
-# Or manifests of any other corpus: a folder with train.tsv, dev.tsv and the splits in SPLITS, as prep_covost.py and its like
+# Or manifests of any other corpus: a folder with train.tsv, dev.tsv and the splits in SPLITS, as lst prep covost and its like
 # write them, and the corpus's config.yaml, if it has one.
 MANIFESTS=${MANIFESTS-}
 # Target language, as in the corpus's directory names.
 TGT_LANG=${TGT_LANG-de}
 # Everything that is made goes here: manifests, checkpoints, hypotheses, scores, logs.
 WORK=${WORK-$LST_ROOT/results/mustc-$TGT_LANG}
-# Further arguments of prep_mustc.py, such as --clean-stage-directions; quote as in a shell.
+# Further arguments of lst prep mustc, such as --clean-stage-directions; quote as in a shell.
 PREP_ARGS=${PREP_ARGS-}
 # Test splits, separated by spaces. Empty: tst-COMMON, and tst-HE where the corpus has it.
 SPLITS=${SPLITS-}

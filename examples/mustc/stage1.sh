@@ -17,7 +17,7 @@ updates=${STAGE1_UPDATES:-$(updates_of "$STAGE1_EPOCHS" "$train")}
 lst_arguments "$updates" "$STAGE1_LR" "$STAGE1_MODULES" "${train// /,}" "$dev"
 if step_needed "$WORK/stage1" "${LST_ARGS[@]}" --data "$data_hash"; then
     echo "== stage 1, $STAGE1_MODULES: $updates updates on $(device_words)"
-    host_arguments "$LST_ROOT/lst_fairseq"
+    host_arguments
     run_training "stage 1" "$WORK/stage1" "$updates" "$DATA" "${LST_ARGS[@]}" "${HOST_ARGS[@]}"
     step_done "$WORK/stage1"
 fi

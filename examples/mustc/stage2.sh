@@ -31,7 +31,7 @@ if step_needed "$dir" "${LST_ARGS[@]}" --data "$data_hash" --start "$start_hash"
         start=(--finetune-from-model "$WORK/stage1/checkpoint_last.pt")
     fi
     echo "== $name, $STAGE2_MODULES: $updates updates on $(device_words)"
-    host_arguments "$LST_ROOT/lst_fairseq"
+    host_arguments
     run_training "$name" "$dir" "$updates" "$DATA" "${LST_ARGS[@]}" "${HOST_ARGS[@]}" "${start[@]}"
     step_done "$dir"
 fi

@@ -18,7 +18,7 @@ text=$WORK/text/data model=$WORK/text/model
 mapfile -t splits < <(printf 'train\ndev\n' && test_splits)
 prepare=(--manifests "$DATA" --splits "${splits[@]}")
 if step_needed "$text" "${prepare[@]}" --data "$data_hash"; then
-    python "$LST_ROOT/scripts/text_manifest.py" "${prepare[@]}" --out "$text"
+    lst prep text "${prepare[@]}" --out "$text"
     step_done "$text"
 fi
 
@@ -26,12 +26,12 @@ updates=${TEXT_UPDATES:-${STAGE2_UPDATES:-$(updates_of "$STAGE2_EPOCHS")}}
 lst_arguments "$updates" "$STAGE2_LR" "$TEXT_MODULES"
 if step_needed "$model" "${LST_ARGS[@]}" --data "$(need_step "$text" text.sh)"; then
     echo "== text, $TEXT_MODULES: $updates updates on $(device_words)"
-    host_arguments "$LST_ROOT/lst_fairseq"
+    host_arguments
     run_training text "$model" "$updates" "$text" "${LST_ARGS[@]}" "${HOST_ARGS[@]}"
     step_done "$model"
 fi
 
-translate_and_score text "LLM on reference transcripts" "$model" "$text" "$LST_ROOT/lst_fairseq" \
+translate_and_score text "LLM on reference transcripts" "$model" "$text" \
     --task lst_st --config-yaml config.yaml --max-tokens "$GEN_BATCH_TOKENS" "${PRECISION_ARGS[@]}" \
     -- "train_seconds=$(seconds_of "$model")" "trained_parameters=$(trained_parameters "$model")" \
     "log=$model/train.log" "saw=transcripts, translations"

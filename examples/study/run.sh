@@ -2,7 +2,7 @@
 # A study from nothing to its report: the mini corpus where it is not there yet, the backbones, every cell, the report.
 #
 #   bash examples/study/run.sh mini               # mini, digits, everything or smoke: examples/study/NAME.yaml
-#   bash examples/study/run.sh mini --jobs 2      # further arguments are those of scripts/study.py
+#   bash examples/study/run.sh mini --jobs 2      # further arguments are those of lst study
 #
 # Run it again to go on after an interruption. The report is results/study/NAME/report.html. smoke needs no further backbones
 # and shows in some minutes whether everything works. How long the others take is in examples/study/README.md.
@@ -19,4 +19,4 @@ digits=$root/data/digits
 [[ -e $root/data/mini/en-de ]] || python "$root/examples/mini/make_corpus.py" "$root/data/mini" --langs de fr es
 if [[ $name != smoke ]]; then bash "$root/examples/study/backbones.sh"; fi
 if [[ $name == digits ]]; then bash "$root/examples/study/backbones.sh" "$digits"; fi
-python "$root/scripts/study.py" "$study" "${@:2}"
+lst study "$study" "${@:2}"

@@ -26,7 +26,8 @@ import yaml
 
 from lst_fairseq.corpora.preparation import config_text
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.grid import RECIPE, ROOT, Arm, Study
+from lst_fairseq.study.grid import Arm, Study
+from lst_fairseq.study.recipe import recipe, recipe_root
 from lst_fairseq.utils.text_files import Unreadable, read_data
 
 KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
@@ -221,20 +222,17 @@ class Plan:
         commands, files = [_script("prep")], {}
         manifests = work / "data"
         source, target = manifests / "train.tsv", manifests / "train_prepared.tsv"
-        select = [self.python, str(ROOT / "scripts" / "select_manifest.py")]
         if {"fraction", "max_wer"} & data.keys():
             # What prep.sh wrote is kept under another name; train.tsv is what it counts epochs by.
             copy = _q(target.with_suffix(".partial"))
             commands.append(f"[[ -e {_q(target)} ]] || {{ cp {_q(source)} {copy} && mv {copy} {_q(target)}; }}")
-        if "max_wer" in data:
-            clean = manifests / "train_clean.tsv"
-            script = [self.python, str(ROOT / "scripts" / "filter_by_wer.py"), "--manifest", str(target)]
-            script += ["--speech-encoder", data["speech_encoder"], "--max-wer", str(data["max_wer"])]
-            commands.append(shlex.join([*script, "--out", str(clean)]))
-            target = clean
-        if {"fraction", "max_wer"} & data.keys():
-            fraction = ["--fraction", str(data.get("fraction", 1)), "--out", str(source)]
-            commands.append(shlex.join([*select, "--manifest", str(target), *fraction]))
+            words = ["--manifest", str(target), "--out", str(source)]
+            if "max_wer" in data:
+                words += ["--speech-encoder", data["speech_encoder"]]
+                words += ["--max-wer", str(data["max_wer"])]
+            if "fraction" in data:
+                words += ["--fraction", str(data["fraction"])]
+            commands.append(self._lst("filter", *words))
         if data.get("instructions"):
             language = settings.get("TGT_LANG") or self._of_file("TGT_LANG") or "de"
             text = config_text(language) + yaml.safe_dump({"instructions": data["instructions"]})
@@ -245,7 +243,7 @@ class Plan:
         """A setting of the settings file, as it stands there but for $LST_ROOT."""
         for line in self._file.splitlines():
             if line.startswith(f"{name}="):
-                return line.split("=", 1)[1].strip("'\"").replace("$LST_ROOT", str(ROOT))
+                return line.split("=", 1)[1].strip("'\"").replace("$LST_ROOT", str(recipe_root()))
         return ""
 
     def _beyond_file(self, settings: Mapping[str, str]) -> dict[str, str]:
@@ -268,16 +266,21 @@ class Plan:
         return Step("stage1", name, work, key, (_script("stage1"),), environment, links, needs=(data,))
 
     def _alignment_step(self, stage1: Step) -> Step:
-        command = [self.python, str(ROOT / "scripts" / "alignment.py"), str(stage1.work / "stage1/checkpoint_last.pt")]
-        command += ["--data", str(stage1.work / "data"), "--split", self.study.dev, "--pictures", "1"]
-        command += ["--segments", str(self.study.alignment), "--out", str(stage1.work / "alignment")]
+        words = [str(stage1.work / "stage1/checkpoint_last.pt")]
+        words += ["--data", str(stage1.work / "data"), "--split", self.study.dev, "--pictures", "1"]
+        words += ["--segments", str(self.study.alignment), "--out", str(stage1.work / "alignment")]
+        command = self._lst("align", *words)
         key = _hash([stage1.key, self.study.alignment, self.study.dev, _ALIGNMENT])
         name, work = stage1.name.replace("stage 1", "alignment"), stage1.work
-        return Step("alignment", name, work, key, (shlex.join(command),), {}, needs=(stage1,))
+        return Step("alignment", name, work, key, (command,), {}, needs=(stage1,))
+
+    def _lst(self, *words: str) -> str:
+        """A call of ``lst`` by the plan's own interpreter."""
+        return shlex.join([self.python, "-m", "lst_fairseq.cli", *words])
 
 
 def _script(name: str) -> str:
-    return f"bash {_q(RECIPE / f'{name}.sh')}"
+    return f"bash {_q(recipe() / f'{name}.sh')}"
 
 
 def _q(path: Path) -> str:

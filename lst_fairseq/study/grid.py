@@ -25,10 +25,8 @@ from lst_fairseq.study.entries import (
     entry_text,
     setting_text,
 )
+from lst_fairseq.study.recipe import recipe, recipe_root
 from lst_fairseq.utils.yaml_files import YamlError, read_yaml
-
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "examples" / "mustc"
 
 #: Settings that several factors may each add to; of any other, two factors that set it differently are an error.
 JOINED = ("EXTRA_TRAIN_ARGS", "EXTRA_GENERATE_ARGS", "PREP_ARGS")
@@ -162,7 +160,7 @@ class Study:
 
 def recipe_settings() -> tuple[str, ...]:
     """Names of all settings of the recipe."""
-    text = (RECIPE / "settings.sh").read_text(encoding="utf-8")
+    text = (recipe() / "settings.sh").read_text(encoding="utf-8")
     return tuple(dict.fromkeys(re.findall(r"^([A-Z0-9_]+)=", text, re.MULTILINE)))
 
 
@@ -306,8 +304,8 @@ def merged(base: Options, given: Iterable[tuple[str, Options]]) -> Options:
 
 
 def expanded(value: Any) -> str:
-    """A setting as text, with $LST_ROOT for the checkout; an empty entry is the empty text."""
-    return "" if value is None else str(value).replace("$LST_ROOT", str(ROOT))
+    """A setting as text, with $LST_ROOT for where the recipe lies; an empty entry is the empty text."""
+    return "" if value is None else str(value).replace("$LST_ROOT", str(recipe_root()))
 
 
 def _options(given: Any, where: str, known: Sequence[str]) -> Options:

@@ -11,8 +11,9 @@ from typing import Any
 from lst_fairseq.evaluation.comparison import compare, read_scores
 from lst_fairseq.evaluation.report.comparison import LEVEL
 from lst_fairseq.study.cells import Cell, Plan, Step
-from lst_fairseq.study.grid import ROOT, Arm, Claim
+from lst_fairseq.study.grid import Arm, Claim
 from lst_fairseq.study.progress import finished, inspect, last_lines, read_record, read_score
+from lst_fairseq.study.recipe import recipe_root
 
 #: Of a score file, what goes into a cell's line for each split.
 _SCORES = ("bleu", "chrf", "ter", "segments", "full_signature", "segments_per_second")
@@ -71,7 +72,7 @@ def cell_line(plan: Plan, cell: Cell) -> dict[str, Any]:
         "factors": dict(cell.arm.values),
         "seed": cell.seed,
         "chosen": dict(cell.chosen),
-        "settings": json.loads(json.dumps(cell.settings).replace(f"{ROOT}/", "$LST_ROOT/")),
+        "settings": json.loads(json.dumps(cell.settings).replace(f"{recipe_root()}/", "$LST_ROOT/")),
         "scores": {split: {key: score[key] for key in _SCORES if key in score} for split, score in scores.items()},
         "trained_parameters": main.get("trained_parameters"),
         "train_seconds": main.get("train_seconds"),

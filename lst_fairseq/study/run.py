@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lst_fairseq.study.cells import Plan, Step
-from lst_fairseq.study.grid import ROOT, Arm, Study, recipe_settings
+from lst_fairseq.study.grid import Arm, Study, recipe_settings
 from lst_fairseq.study.progress import finished, inspect, last_lines, read_record
 from lst_fairseq.utils.files import InUse, Lock, atomic_text
 
@@ -182,6 +182,10 @@ class Runner:
         known = {*recipe_settings(), "SETTINGS"}
         environment = {name: value for name, value in os.environ.items() if name not in known}
         environment |= step.environment
+        # `lst` and fairseq's commands lie beside this interpreter, whether its environment is
+        # active or not.
+        beside = str(Path(sys.executable).parent)
+        environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])
         threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         if self.gpus:
@@ -327,7 +331,7 @@ def slurm_script(
     """
     directives = "".join(f"#SBATCH --{option.strip()}\n" for option in options.split(";") if option.strip())
     arguments = [str(study_file), "--out", str(out), *(["--rehearse"] if rehearse else [])]
-    command = shlex.join([python, str(ROOT / "scripts" / "study.py"), *arguments])
+    command = shlex.join([python, "-m", "lst_fairseq.cli", "study", *arguments])
     arms = "\n".join(f"#   {number}  {arm.label}" for number, arm in enumerate(study.arms))
     return f"""#!/usr/bin/env bash
 #SBATCH --job-name={study.name}

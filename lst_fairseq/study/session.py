@@ -7,8 +7,9 @@ from typing import Any
 
 from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.grid import ROOT, Arm, Study, read_study
+from lst_fairseq.study.grid import Arm, Study, read_study
 from lst_fairseq.study.progress import finished, inspect
+from lst_fairseq.study.recipe import study_folder
 from lst_fairseq.study.rehearsal import rehearsal
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
@@ -21,7 +22,8 @@ def open_study(path: Path, out: Path | None = None, rehearse: bool = False) -> P
 
     Args:
         path: of the YAML file.
-        out: folder of all that it makes; results/study/NAME by default.
+        out: folder of all that it makes; by default results/study/NAME, in the checkout or, from a
+            wheel, in the current directory.
         rehearse: a few updates of each arm instead.
 
     Raises:
@@ -30,7 +32,7 @@ def open_study(path: Path, out: Path | None = None, rehearse: bool = False) -> P
     study = read_study(path)
     if rehearse:
         study = rehearsal(study)
-    return Plan(study, out or ROOT / "results" / "study" / study.name)
+    return Plan(study, out or study_folder(study.name))
 
 
 def listing(plan: Plan) -> str:

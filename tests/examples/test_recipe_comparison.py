@@ -7,8 +7,9 @@ import pytest
 from tests.support.recipe import Sandbox, value
 
 
-def made(calls: list[list[str]], script: str) -> list[list[str]]:
-    return [call for call in calls if any(word.endswith(f"/{script}") for word in call)]
+def made(sandbox: Sandbox, verb: str) -> list[list[str]]:
+    """Arguments of the calls of ``lst VERB``, from the verb on."""
+    return [call for call in sandbox.calls("lst") if " ".join(call).startswith(f"{verb} ")]
 
 
 def test_all_systems(sandbox: Sandbox) -> None:
@@ -33,7 +34,7 @@ def test_all_systems(sandbox: Sandbox) -> None:
         "lst-two-stage", "lst-one-stage", "lst-two-stage-adapter+lora", "s2t", "conformer", "wav2vec",
         "cascade", "text",
     ]  # fmt: skip
-    for call, split in zip(made(sandbox.calls("python"), "compare.py"), ("tst-COMMON", "tst-HE"), strict=True):
+    for call, split in zip(made(sandbox, "compare"), ("tst-COMMON", "tst-HE"), strict=True):
         at = call.index("--baseline")
         assert call[1:at] == [str(sandbox.work / "scores" / f"{system}.{split}.json") for system in systems]
         assert call[at + 1] == "s2t_transformer_s pretrained on transcripts"
@@ -46,7 +47,7 @@ def test_all_systems(sandbox: Sandbox) -> None:
 def test_some_systems(sandbox: Sandbox) -> None:
     sandbox.run("compare", SYSTEMS="text cascade", TEXT_UPDATES="7", SPLITS="tst-HE")
     assert len(sandbox.calls("fairseq-train")) == 1
-    (call,) = made(sandbox.calls("python"), "compare.py")
+    (call,) = made(sandbox, "compare")
     assert "--baseline" not in call and str(sandbox.work / "scores" / "cascade.tst-HE.json") in call
     before = sandbox.calls("fairseq-train"), sandbox.calls("fairseq-generate")
     sandbox.run("compare", SYSTEMS="text cascade", TEXT_UPDATES="7", SPLITS="tst-HE")
@@ -57,7 +58,7 @@ def test_some_systems(sandbox: Sandbox) -> None:
 def test_a_failing_step_ends_the_comparison(sandbox: Sandbox, systems: str) -> None:
     output = sandbox.run("compare", fails=True, SYSTEMS=systems, TRAIN_FAILS="1", BASELINE_UPDATES="10")
     assert "disk on fire" in output and output.count("error: ") == 1
-    assert not made(sandbox.calls("python"), "compare.py") and len(sandbox.calls("fairseq-train")) == 1
+    assert not made(sandbox, "compare") and len(sandbox.calls("fairseq-train")) == 1
 
 
 def test_unknown_system(sandbox: Sandbox) -> None:
@@ -68,9 +69,9 @@ def test_cascade_recognises_dev_for_the_search(sandbox: Sandbox) -> None:
     sandbox.run("prep")
     sandbox.run("text")
     sandbox.run("cascade", TUNE_LENPENS="0.6 1.4")
-    out = [Path(value(call, "--out")).name for call in made(sandbox.calls("python"), "transcribe.py")]
+    out = [Path(value(call, "--out")).name for call in made(sandbox, "transcribe")]
     assert out == ["dev.tsv", "tst-COMMON.tsv", "tst-HE.tsv"]
-    written = made(sandbox.calls("python"), "text_manifest.py")[-1]
+    written = made(sandbox, "prep text")[-1]
     assert value(written, "--transcripts") == str(sandbox.work / "cascade" / "transcripts")
 
 
@@ -78,7 +79,7 @@ def test_mean_of_the_last_checkpoints_translates(sandbox: Sandbox) -> None:
     sandbox.run("run", AVERAGE="3")
     _, stage2 = sandbox.calls("fairseq-train")
     assert value(stage2, "--keep-interval-updates") == "3"
-    (averaged,) = made(sandbox.calls("python"), "average_checkpoints.py")
+    (averaged,) = made(sandbox, "average")
     out = str(sandbox.work / "stage2" / "checkpoint_average3.pt")
     assert averaged[1:] == [str(sandbox.work / "stage2"), "--last", "3", "--out", out]
     assert {value(call, "--path") for call in sandbox.calls("fairseq-generate")} == {out}
@@ -87,10 +88,10 @@ def test_mean_of_the_last_checkpoints_translates(sandbox: Sandbox) -> None:
     trained = sandbox.calls("fairseq-train")[-1]
     assert (value(trained, "--save-interval-updates"), value(trained, "--keep-interval-updates")) == ("2", "4")
     assert value(sandbox.calls("fairseq-generate")[-1], "--path").endswith("baseline/model/checkpoint_average4.pt")
-    assert "--last" in made(sandbox.calls("python"), "average_checkpoints.py")[-1]
+    assert "--last" in made(sandbox, "average")[-1]
     # How many updates fit in a time, and so how many checkpoints there are, shows afterwards.
     sandbox.run("baseline", BASELINE="timed", BASELINE_SECONDS="7", BASELINE_AVERAGE="4")
-    assert "--at-most" in made(sandbox.calls("python"), "average_checkpoints.py")[-1]
+    assert "--at-most" in made(sandbox, "average")[-1]
 
 
 def test_search_on_dev(sandbox: Sandbox) -> None:

@@ -37,6 +37,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate, train
 
 from lst_fairseq.checkpoints.export import export
+from lst_fairseq.cli.main import main as lst_command
 from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.grid import read_study
 from lst_fairseq.study.run import Runner
@@ -447,6 +448,7 @@ def main(arguments: list[str] | None = None) -> int:
             print((root / "make.log").read_text(encoding="utf-8"), file=sys.stderr)
             return 1
         programs = {"fairseq-train": train.cli_main, "fairseq-generate": generate.cli_main}
+        programs["lst"] = lst_command
         with commands(root / "env" / "bin", programs):
             if {"generate", "export"} & set(args.kinds):
                 for name in ("prep", "stage1", "stage2"):

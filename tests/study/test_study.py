@@ -9,11 +9,13 @@ import yaml
 from lst_fairseq.data.prompt import PromptSettings
 from lst_fairseq.study.cells import Cell, Plan
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.grid import ROOT, STAGES, Study, merged, read_study, recipe_settings
+from lst_fairseq.study.grid import STAGES, Study, merged, read_study, recipe_settings
 from lst_fairseq.study.progress import inspect
 from lst_fairseq.study.rehearsal import SHORT, rehearsal
 from lst_fairseq.study.report import axis_of
+from tests.support.helpers import REPOSITORY
 
+LST = "python -m lst_fairseq.cli"
 BASE: dict[str, Any] = {
     "name": "tiny",
     "base": {"MUSTC_ROOT": "corpus", "SPEECH_ENCODER": "frontend", "STAGE1_UPDATES": 10, "EXTRA_TRAIN_ARGS": "--a"},
@@ -79,7 +81,7 @@ def test_options_are_joined_or_win_over_the_base(tmp_path):
 
 def test_paths_and_empty_settings(tmp_path):
     options = study_of(tmp_path, base={"LLM": "$LST_ROOT/llm", "BATCH": None, "STAGE1_LR": 0.002}).reference.options
-    assert options.settings == {"LLM": f"{ROOT}/llm", "BATCH": "", "STAGE1_LR": "0.002"}
+    assert options.settings == {"LLM": f"{REPOSITORY}/llm", "BATCH": "", "STAGE1_LR": "0.002"}
 
 
 def test_the_recipe_names_its_settings():
@@ -223,7 +225,7 @@ def test_what_the_settings_file_says_anyway_changes_no_step(tmp_path):
         return dict(cell(study_of(tmp_path, settings=str(file)), tmp_path, chosen=settings).steps)
 
     text = "STAGE1_LR=2e-3\nLLM=$LST_ROOT/llm\n"
-    assert steps(text, STAGE1_LR="2e-3", LLM=f"{ROOT}/llm") == steps(text)
+    assert steps(text, STAGE1_LR="2e-3", LLM=f"{REPOSITORY}/llm") == steps(text)
     assert steps(text, STAGE1_LR="1e-3")["stage1"] != steps(text)["stage1"]
     prompt = text + 'PROMPT="{speech}<$TGT_LANG>"\n'
     assert steps(prompt, PROMPT="{speech}<$TGT_LANG>")["stage1"] != steps(prompt)["stage1"]
@@ -243,7 +245,7 @@ def test_a_value_of_a_factor_may_search_what_the_study_does_not(tmp_path):
 
 def test_steps_run_the_recipe_with_their_settings(tmp_path):
     steps = cell(study_of(tmp_path), tmp_path, seed=2, chosen={"STAGE2_LR": "3e-4"}, strategy="lora").steps
-    assert steps["stage2"].commands == (f"bash {ROOT}/examples/mustc/stage2.sh",)
+    assert steps["stage2"].commands == (f"bash {REPOSITORY}/examples/mustc/stage2.sh",)
     environment = steps["stage2"].environment
     assert environment["STAGE2_MODULES"] == "adapter,lora" and environment["STAGE2_LR"] == "3e-4"
     assert environment["SEED"] == "2" and environment["EXTRA_TRAIN_ARGS"] == "--a --lora-r 8"
@@ -272,25 +274,32 @@ def test_less_and_cleaner_data_and_drawn_prompts(tmp_path):
     data = {"fraction": 0.5, "max_wer": 0.2, "instructions": {"st": ["Say it.", "Go."]}}
     study = study_of(tmp_path, factors={"data": {"all": {}, "less": {"data": data}}})
     steps = cell(study, tmp_path, data="less").steps
-    prep, copy, clean, select = steps["data"].commands
+    prep, copy, select = steps["data"].commands
     manifests = steps["data"].work / "data"
     assert prep.endswith("prep.sh") and str(manifests / "train_prepared.tsv") in copy
-    assert f"--manifest {manifests}/train_prepared.tsv --speech-encoder frontend --max-wer 0.2" in clean
-    assert f"--manifest {manifests}/train_clean.tsv --fraction 0.5 --out {manifests}/train.tsv" in select
+    files = f"--manifest {manifests}/train_prepared.tsv --out {manifests}/train.tsv"
+    assert select == f"{LST} filter {files} --speech-encoder frontend --max-wer 0.2 --fraction 0.5"
     written = yaml.safe_load(steps["data"].files["data/config_study.yaml"])
     assert written["instructions"] == data["instructions"] and written["target_lang"] == "de"
     for stage in ("stage1", "stage2"):
         assert steps[stage].environment["EXTRA_TRAIN_ARGS"] == "--a --config-yaml config_study.yaml"
 
 
+@pytest.mark.parametrize(
+    ("data", "flags"),
+    [({"fraction": 0.25}, "--fraction 0.25"), ({"max_wer": 1}, "--speech-encoder frontend --max-wer 1")],
+)
+def test_data_are_filtered_by_what_is_asked_for(data, flags, tmp_path):
+    study = study_of(tmp_path, factors={"data": {"all": {}, "less": {"data": data}}})
+    plain, less = (cell(study, tmp_path, data=value).steps["data"] for value in ("all", "less"))
+    assert len(plain.commands) == 1 and less.commands[-1].endswith(f"/data/train.tsv {flags}")
+
+
 def test_alignment_follows_stage_1(tmp_path):
     study = study_of(tmp_path, alignment=50)
     steps = cell(study, tmp_path).steps
     (command,) = steps["alignment"].commands
-    assert command.split()[1:3] == [
-        str(ROOT / "scripts/alignment.py"),
-        f"{steps['stage1'].work}/stage1/checkpoint_last.pt",
-    ]
+    assert command.startswith(f"{LST} align {steps['stage1'].work}/stage1/checkpoint_last.pt --data ")
     assert "--split dev" in command and "--segments 50" in command
     assert steps["alignment"].needs == (steps["stage1"],) and steps["alignment"] not in steps["test"].with_needs()
     assert "alignment" not in cell(study, tmp_path, strategy="one-stage").steps
@@ -298,7 +307,7 @@ def test_alignment_follows_stage_1(tmp_path):
 
 # --- the studies that are shipped -------------------------------------------------------------------------------------
 
-EXAMPLES = sorted((ROOT / "examples" / "study").glob("*.yaml"))
+EXAMPLES = sorted((REPOSITORY / "examples" / "study").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -333,7 +342,7 @@ def test_examples_can_be_read_and_planned(path, tmp_path):
 
 
 def test_stage_1_on_transcripts_is_asked_for_english(tmp_path):
-    study = read_study(ROOT / "examples" / "study" / "everything.yaml")
+    study = read_study(REPOSITORY / "examples" / "study" / "everything.yaml")
     steps = Plan(study, tmp_path).cell(study.arm(**{"stage1-on": "both"}), 1, {}).steps
     written = yaml.safe_load(steps["data"].files["data/config_study.yaml"])
     settings = PromptSettings(steps["stage1"].environment["PROMPT"], written["instructions"], tgt_lang="de")

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.study.grid import ROOT
 from lst_fairseq.study.run import slurm_script
-from tests.support.helpers import lst
+from tests.support.helpers import REPOSITORY, lst
 from tests.support.recipe import value
 from tests.support.studies import Studies
 
@@ -39,7 +38,7 @@ def test_command_runs_and_reports(studies, command, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "Two beat one" in said and "written:" in said
     lines = [json.loads(line) for line in (studies.out / "results.jsonl").read_text().splitlines()]
-    assert len(lines) == 4 * 2 and str(ROOT) not in (studies.out / "results.jsonl").read_text()
+    assert len(lines) == 4 * 2 and str(REPOSITORY) not in (studies.out / "results.jsonl").read_text()
     report = (studies.out / "report.md").read_text()
     assert report.startswith("# Tiny \\<study\\>\n")
     table = report.split("## strategy\n")[1].split("## ")[0]

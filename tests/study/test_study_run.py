@@ -46,7 +46,7 @@ def test_a_study_runs_once(ran):
     assert (
         sorted(studies.trainings()) == ["one-stage"] * 2 + ["stage1"] * 2 + ["stage2"] * 2 + ["stage2-adapter+lora"] * 2
     )
-    assert len(studies.calls("fairseq-generate")) == 6 * 2 and len(studies.calls("python")) == 1
+    assert len(studies.calls("fairseq-generate")) == 6 * 2 and len(studies.calls("lst")) == 1
     assert not [call for call in studies.calls("fairseq-generate") if "dev" in call]
     before = len(studies.calls("fairseq-train"))
     assert studies.run_study(studies.plan()) == [] and len(studies.calls("fairseq-train")) == before
@@ -297,6 +297,14 @@ def test_stray_settings_do_not_reach_the_cells(studies, monkeypatch):
     monkeypatch.setenv("FORCE", "1")
     studies.run_study(studies.plan(seeds=[1], factors={"strategy": {"two-stage": {}}}, claims=[]), gpus=["5", "7"])
     assert [value(call, "--lr") for call in studies.calls("fairseq-train")] == ["2e-3", "4e-4"]
+
+
+def test_the_commands_beside_the_interpreter_are_found(studies):
+    """Where the recipe itself has no environment to choose, as a wheel's has none."""
+    plan = studies.plan()
+    step = plan.cell(plan.study.reference, 1, {}).steps["data"]
+    first, *others = Runner(plan, plan.study.arms)._environment(step, 0)["PATH"].split(os.pathsep)
+    assert first == str(Path(sys.executable).parent) and others == os.environ["PATH"].split(os.pathsep)
 
 
 def test_another_beam_translates_again_and_trains_nothing(studies):

@@ -33,21 +33,26 @@ GENERATE = """\
 printf 'fairseq-generate %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
 for i in 0 1; do printf 'T-%d\\tref\\nD-%d\\t-1\\thypothesis\\n' "$i" "$i"; done
 """
-# Answers the question for GPUs, prepares manifests of 300 training segments, gives every system 61.2 BLEU, or 62.5
-# with a length penalty of 1.4; the rest is Python's.
+# Answers the question for GPUs, and runs `lst` where a study calls it as a module; the rest is
+# Python's.
 PYTHON = """\
 case "$*" in
     *"import torch"*) echo "${DEVICE:-0 fp32}" && exit ;;
-    *make_corpus.py*) mkdir -p "$2"/en-{de,fr,es}/data/{train,dev,tst-COMMON}/txt
-        touch "$2"/en-{de,fr,es}/data/{train,dev,tst-COMMON}/txt/text; wanted=none ;;
-    *prep_mustc.py*) wanted=--out ;;
-    *prep_fbank.py*) wanted=--out ;;
-    *average_checkpoints.py*) wanted=none; echo weights >"${!#}" ;;
-    *scripts/compare.py*) wanted=none ;;
-    *text_manifest.py*) wanted=--out ;;
-    *select_manifest.py*) wanted=none; head -n 201 "$3" >"$5" ;;
-    *transcribe.py*) wanted=none ;;
-    *score.py*) printf 'score %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+    "-m lst_fairseq.cli "*) exec "${0%/*}/lst" "${@:3}" ;;
+    *make_corpus.py*) printf 'python %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+        mkdir -p "$2"/en-{de,fr,es}/data/{train,dev,tst-COMMON}/txt
+        touch "$2"/en-{de,fr,es}/data/{train,dev,tst-COMMON}/txt/text ;;
+    *) exec REAL "$@" ;;
+esac
+"""
+# Prepares manifests of 300 training segments, gives every system 61.2 BLEU, or 62.5 with a length
+# penalty of 1.4; the other verbs are the real ones.
+LST = """\
+case "$1 ${2:-}" in
+    "prep asr") head -n 201 "$4" >"$6" ;;
+    "average "*) echo weights >"${!#}" ;;
+    "prep "* | "compare "* | "transcribe "*) ;;
+    "score "*) printf '%s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
         while [[ $# -gt 0 ]]; do
             [[ $1 == --name ]] && name=$2
             [[ $1 == --json ]] && json=$2
@@ -60,12 +65,12 @@ case "$*" in
         echo "{\\"name\\": \\"$name\\", \\"bleu\\": $bleu, \\"segments\\": 2, \\"signature\\": \\"s\\"," \\
             "\\"beam\\": \\"$beam\\", \\"lenpen\\": \\"$lenpen\\"}" >"$json"
         exit ;;
-    *) exec REAL "$@" ;;
+    *) exec REAL -m lst_fairseq.cli "$@" ;;
 esac
-printf 'python %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+printf 'lst %s\\n' "$(printf '%q ' "$@")" >>"$CALLS"
+[[ $1 == prep && $2 != asr ]] || exit 0
 splits=$(grep -o 'train\\|dev\\|tst-[A-Z]*' <<<"$*")
-while [[ $# -gt 0 ]]; do [[ $1 == "$wanted" ]] && out=$2; shift; done
-[[ -n ${out:-} ]] || exit 0
+while [[ $# -gt 0 ]]; do [[ $1 == --out ]] && out=$2; shift; done
 for split in $splits; do { echo header; seq 300; } >"$out/$split.tsv"; done
 """
 
@@ -78,10 +83,10 @@ class Sandbox:
         environment = root / "env"
         (environment / "bin").mkdir(parents=True)
         (environment / ".lst-fairseq-setup").touch()
-        stubs = {"fairseq-train": TRAIN, "fairseq-generate": GENERATE, "python": PYTHON.replace("REAL", sys.executable)}
+        stubs = {"fairseq-train": TRAIN, "fairseq-generate": GENERATE, "python": PYTHON, "lst": LST}
         for name, body in stubs.items():
             path = environment / "bin" / name
-            path.write_text("#!/usr/bin/env bash\n" + body)
+            path.write_text("#!/usr/bin/env bash\n" + body.replace("REAL", sys.executable))
             path.chmod(0o755)
         for split in ("train", "dev", "tst-COMMON", "tst-HE"):
             (root / "corpus" / "en-de" / "data" / split / "txt").mkdir(parents=True)
@@ -111,7 +116,7 @@ class Sandbox:
         return output
 
     def calls(self, command: str) -> list[list[str]]:
-        """Arguments of each call of a command so far."""
+        """Arguments of each call of a command so far; ``lst score`` is ``score``."""
         lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
         return [shlex.split(line)[1:] for line in lines if line.startswith(command + " ")]
 

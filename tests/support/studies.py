@@ -85,11 +85,13 @@ class Studies(Sandbox):
         commands = root / "env" / "bin"
         (commands / "fairseq-train").write_text("#!/usr/bin/env bash\n" + TRAIN)
         (root / "score_stub.py").write_text(SCORE)
-        python = (commands / "python").read_text()
-        start, end = python.index("    *score.py*)"), python.index("    *) exec")
+        python, lst = ((commands / name).read_text() for name in ("python", "lst"))
+        start = python.index("    *make_corpus.py*)")
         stub = '    *"round(int"*) echo 1 && exit ;;\n'  # updates of warm-up
-        stub += f'    *score.py*) shift; exec {sys.executable} -S {root}/score_stub.py "$@" ;;\n'
-        (commands / "python").write_text(python[:start] + stub + python[end:])
+        (commands / "python").write_text(python[:start] + stub + python[start:])
+        start, end = lst.index('    "score "*)'), lst.index("    *) exec")
+        stub = f'    "score "*) exec {sys.executable} -S {root}/score_stub.py "${{@:2}}" ;;\n'
+        (commands / "lst").write_text(lst[:start] + stub + lst[end:])
         for name, text in self.settings.items():
             if name in ("PATH", "VIRTUAL_ENV", "CALLS"):
                 monkeypatch.setenv(name, text)

@@ -1,0 +1,49 @@
+"""Where the recipe lies that a study runs: in the checkout, or where a wheel has put it."""
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from lst_fairseq.study.entries import StudyError
+
+#: Of setup.py's ``data_files``, below the environment's own folder.
+_SHARE = Path("share/lst-fairseq")
+_SETTINGS = Path("examples/mustc/settings.sh")
+_ABOVE = Path(__file__).resolve().parents[2]
+
+
+@cache
+def recipe_root() -> Path:
+    """What the recipe calls LST_ROOT: the folder of examples/mustc and scripts/env.sh.
+
+    Raises:
+        StudyError: the recipe is neither beside the package nor among what was installed with it.
+    """
+    # What `pip install --target` puts in `share`, its list of files has elsewhere.
+    for root in (_ABOVE, _ABOVE / _SHARE, *_installed()):
+        if (root / _SETTINGS).is_file():
+            return root
+    raise StudyError(
+        f"{_SETTINGS.parent} was not installed with the package in {_ABOVE}: "
+        "install lst-fairseq by pip, or work in a checkout"
+    )
+
+
+def _installed() -> list[Path]:
+    try:
+        files = distribution("lst-fairseq").files or ()
+    except PackageNotFoundError:
+        return []
+    found = [file for file in files if file.match(str(_SHARE / _SETTINGS))]
+    return [Path(file.locate()).resolve().parents[2] for file in found]
+
+
+def recipe() -> Path:
+    """The folder of the recipe's scripts."""
+    return recipe_root() / _SETTINGS.parent
+
+
+def study_folder(name: str) -> Path:
+    """Where a study goes unless told: into the checkout, or else into the current directory."""
+    root = _ABOVE if recipe_root() == _ABOVE else Path.cwd()
+    return root / "results" / "study" / name

@@ -1,0 +1,62 @@
+"""Where a study finds the recipe's scripts, however the package was installed."""
+
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+
+from lst_fairseq.study import recipe
+from lst_fairseq.study.entries import StudyError
+from tests.support.helpers import REPOSITORY
+
+SETTINGS = "share/lst-fairseq/examples/mustc/settings.sh"
+
+
+def find() -> Path:
+    return recipe.recipe_root.__wrapped__()  # what is found once is kept
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A site-packages folder with the package alone, whose list of files names the recipe."""
+    packages = tmp_path / "lib" / "python3" / "site-packages"
+    about = packages / "lst_fairseq-0.1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "RECORD").write_text(f"lst_fairseq/__init__.py,,\n../../../{SETTINGS},,\n")
+    monkeypatch.setattr(recipe, "_ABOVE", packages)
+    monkeypatch.setattr(recipe, "distribution", lambda name: PathDistribution(about))
+    return packages
+
+
+def put(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).touch()
+
+
+def test_the_checkouts_own_comes_first(monkeypatch, tmp_path):
+    assert find() == REPOSITORY and recipe.recipe() == REPOSITORY / "examples" / "mustc"
+    monkeypatch.chdir(tmp_path)
+    assert recipe.study_folder("mini") == REPOSITORY / "results" / "study" / "mini"
+
+
+def test_what_a_wheel_has_put_into_the_environment(packages, tmp_path):
+    put(tmp_path, SETTINGS)
+    assert find() == tmp_path / "share" / "lst-fairseq"
+
+
+def test_what_pip_has_put_into_a_target_folder(packages):
+    put(packages, SETTINGS)
+    assert find() == packages / "share" / "lst-fairseq"
+
+
+def test_neither_is_a_line_with_the_remedy(packages, monkeypatch):
+    message = f"examples/mustc was not installed with the package in {packages}: install"
+    with pytest.raises(StudyError, match=message):
+        find()
+
+    def unknown(name: str) -> PathDistribution:
+        raise recipe.PackageNotFoundError(name)
+
+    monkeypatch.setattr(recipe, "distribution", unknown)
+    with pytest.raises(StudyError, match=message):
+        find()
