@@ -1,4 +1,4 @@
-"""check_manifest.py: every kind of fault is found on its line, and nothing in a sound manifest."""
+"""lst check: every kind of fault is found on its line, and nothing in a sound manifest."""
 
 import json
 

@@ -55,7 +55,7 @@ class Base:
 
     @property
     def scores(self) -> Path:
-        """What scripts/score.py wrote about them."""
+        """What lst score wrote about them."""
         return self.root / "scores.json"
 
     @property
