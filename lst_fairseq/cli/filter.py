@@ -25,10 +25,9 @@ import argparse
 from pathlib import Path
 
 from lst_fairseq.cli.transcribe import ERRORS as ERRORS
-from lst_fairseq.corpora.filtering import filter_by_wer, select_part
-from lst_fairseq.corpora.preparation import is_train
+from lst_fairseq.corpora.filtering import WerLimits, filter_by_wer, select_part
 from lst_fairseq.corpora.transcription import Recognition
-from lst_fairseq.utils.arguments import UsageError, finite
+from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.flags import add_settings, settings_of
 
 
@@ -40,50 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of --fraction; another keeps others (default: 1)")
     by_wer = parser.add_argument_group("by word error rate", "Of training segments with a transcript.")
     add_settings(by_wer, Recognition, required=False)
-    by_wer.add_argument("--max-wer", type=finite, metavar="R", help="keep segments up to this rate, such as 0.3")
-    by_wer.add_argument("--max-examples", type=int, metavar="N", help="keep the N segments with the lowest rates")
-    by_wer.add_argument("--wers", type=Path, metavar="FILE", help="word error rates (default: OUT with .wer.tsv)")
-    by_wer.add_argument("--audio-root", default="", help="folder that relative audio paths are joined to")
-    by_wer.add_argument("--skip-bad-audio", action="store_true", help="leave out and count segments with broken audio")
+    add_settings(by_wer, WerLimits)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the manifest."""
-    check(args)
-    if args.speech_encoder is None:
+    recognition, limits = settings_of(args, Recognition), settings_of(args, WerLimits)
+    if args.speech_encoder is not None:
+        fraction = 1.0 if args.fraction is None else args.fraction
+        files = (args.manifest, args.out)
+        print(filter_by_wer(*files, recognition, limits, fraction=fraction, seed=args.seed))
+    elif args.fraction is None or recognition != Recognition(speech_encoder=None) or limits != WerLimits():
+        raise UsageError("give --speech-encoder, whose word error rates decide, or --fraction alone")
+    else:
         print(select_part(args.manifest, args.out, args.fraction, args.seed))
-        return
-    report = filter_by_wer(
-        args.manifest,
-        args.out,
-        settings_of(args, Recognition),
-        max_wer=args.max_wer,
-        max_examples=args.max_examples,
-        fraction=1.0 if args.fraction is None else args.fraction,
-        seed=args.seed,
-        wers=args.wers,
-        audio_root=args.audio_root,
-        skip_bad_audio=args.skip_bad_audio,
-    )
-    print(report)
-
-
-def check(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go together."""
-    filtered = args.max_wer is not None or args.max_examples is not None
-    if args.fraction is not None and not 0 < args.fraction <= 1:
-        raise UsageError(f"--fraction {args.fraction}: give a number above 0, up to 1")
-    if args.speech_encoder is None:
-        others = [args.wers is not None, args.audio_root != "", args.skip_bad_audio, args.dictionary is not None]
-        if filtered or any(others) or args.fraction is None:
-            raise UsageError("give --speech-encoder, whose word error rates decide, or --fraction alone")
-    if filtered and not is_train(args.manifest.stem):
-        raise UsageError(
-            f"--manifest {args.manifest}: only training data is filtered, whose name begins with train"
-        )
-    if args.max_examples is not None and args.max_examples < 1:
-        raise UsageError(f"--max-examples {args.max_examples}: has to be at least 1")
-    if any(character in args.audio_root for character in "\t\r\n"):
-        raise UsageError(f"--audio-root {args.audio_root!r}: has a tab or line break in it; rename the folder")
-    if args.out.resolve() == args.manifest.resolve():
-        raise UsageError("--out: has to be another file than --manifest, so that other thresholds can be tried")

@@ -4,17 +4,20 @@ import hashlib
 import sys
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jiwer
 import regex
 
-from lst_fairseq.corpora.preparation import PrepError
+from lst_fairseq.corpora.preparation import PrepError, is_train
 from lst_fairseq.corpora.transcription import Recognition
 from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.manifest import Row, read_manifest, unescaped
 from lst_fairseq.evaluation.languages import is_spaceless, script_language
+from lst_fairseq.utils.arguments import UsageError, finite, positive
 from lst_fairseq.utils.files import atomic_text
+from lst_fairseq.utils.flags import setting
 from lst_fairseq.utils.text_files import read_text
 
 COLUMNS = ("id", "wer", "transcript", "audio", "decoder")
@@ -143,6 +146,12 @@ def part(rows: Sequence[Row], fraction: float, seed: int) -> set[int]:
     return {row.line for row in by_hash[: max(1, round(fraction * len(rows)))]}
 
 
+def check_fraction(fraction: float) -> None:
+    """Raise a UsageError unless a fraction is above 0 and at most 1."""
+    if not 0 < fraction <= 1:
+        raise UsageError(f"--fraction {fraction}: give a number above 0, up to 1")
+
+
 def select_part(manifest: Path, out: Path, fraction: float, seed: int = 1) -> str:
     """Write a manifest of a fraction of another's segments, the same ones each time.
 
@@ -154,61 +163,97 @@ def select_part(manifest: Path, out: Path, fraction: float, seed: int = 1) -> st
     Returns:
         A line that says how many it has.
     """
+    check_fraction(fraction)
     rows = read_manifest(manifest, check_audio=False).rows
     lines = part(rows, fraction, seed)
     write_lines(manifest, out, lines)
     return f"{out}: {len(lines)} of {len(rows)} segments"
 
 
+@dataclass(frozen=True, kw_only=True)
+class WerLimits:
+    """Which training segments are kept by their error rates; all of them by default.
+
+    Raises:
+        UsageError: a folder that no manifest can name.
+    """
+
+    max_wer: float | None = setting(
+        "keep segments up to this rate, such as 0.3", None, type=finite, metavar="R"
+    )
+    max_examples: int | None = setting(
+        "keep the N segments with the lowest rates", None, type=positive, metavar="N"
+    )
+    wers: Path | None = setting(
+        "word error rates, from which a run that was interrupted goes on",
+        None,
+        metavar="FILE",
+        unset="OUT with .wer.tsv",
+    )
+    audio_root: str = setting("folder that relative audio paths are joined to", "")
+    skip_bad_audio: bool = setting("leave out and count segments with broken audio", False)
+
+    def __post_init__(self) -> None:
+        if any(character in self.audio_root for character in "\t\r\n"):
+            raise UsageError(
+                f"--audio-root {self.audio_root!r}: has a tab or line break in it; rename the folder"
+            )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is left out by them."""
+        return self.max_wer is not None or self.max_examples is not None
+
+
 def filter_by_wer(
     manifest: Path,
     out: Path,
     recognition: Recognition,
+    limits: WerLimits | None = None,
     *,
-    max_wer: float | None = None,
-    max_examples: int | None = None,
     fraction: float = 1.0,
     seed: int = 1,
-    wers: Path | None = None,
-    audio_root: str = "",
-    skip_bad_audio: bool = False,
 ) -> str:
     """Write a manifest of the training segments whose transcript a CTC head agrees with.
 
-    Segments without a transcript are left out, lines without audio are kept. With neither
-    ``max_wer`` nor ``max_examples`` every segment is.
+    Segments without a transcript are left out, lines without audio are kept.
 
     Args:
         manifest, out: to read and to write.
         recognition: the CTC head.
-        max_wer: highest error rate to keep, such as 0.3.
-        max_examples: keep so many, those with the lowest rates.
+        limits: what is kept; without any every segment is.
         fraction, seed: of what is left, as :func:`select_part` does.
-        wers: file of the error rates, by default ``out`` with ``.wer.tsv``; a run that was
-            interrupted goes on from it.
-        audio_root: folder that relative audio paths are joined to.
-        skip_bad_audio: leave out and count segments with broken audio.
 
     Returns:
         Lines that say what was found and kept.
 
     Raises:
+        UsageError: not training data, no such fraction, or ``out`` is ``manifest``.
         ManifestError, PrepError, ValueError: the manifest or the model cannot be used.
     """
+    limits = limits or WerLimits()
+    check_fraction(fraction)
+    if limits.is_set and not is_train(manifest.stem):
+        raise UsageError(
+            f"--manifest {manifest}: only training data is filtered, whose name begins with train"
+        )
+    if out.resolve() == manifest.resolve():
+        raise UsageError(
+            "--out: has to be another file than --manifest, so that other thresholds can be tried"
+        )
     recognition.check()
-    rows = read_manifest(manifest, audio_root, skip_bad_audio=skip_bad_audio).rows
+    rows = read_manifest(manifest, limits.audio_root, skip_bad_audio=limits.skip_bad_audio).rows
     spoken = [row for row in rows if not row.is_text]
     usable = [row for row in spoken if normalise(row.src_text)]
     if not usable:
         raise PrepError(f"{manifest}: no segment has a transcript; the column src_text is needed")
-    rates = measure(usable, recognition, wers or out.with_suffix(".wer.tsv"))
-    kept = choose(rates, max_wer, max_examples)
-    is_filtered = max_wer is not None or max_examples is not None
-    left = [row for row in rows if row.is_text or not is_filtered or row.id in kept]
+    rates = measure(usable, recognition, limits.wers or out.with_suffix(".wer.tsv"))
+    kept = choose(rates, limits.max_wer, limits.max_examples)
+    left = [row for row in rows if row.is_text or not limits.is_set or row.id in kept]
     lines = part(left, fraction, seed) if left else set()
     write_lines(manifest, out, lines)
     report = f"{summary(usable, rates, kept)}\n{out}: {len(lines)} of {len(rows)} lines"
-    if is_filtered:
+    if limits.is_set:
         by_rate = f"{len(usable) - len(kept)} by {unit(usable)} error rate"
         untranscribed = f"{len(spoken) - len(usable)} without a transcript"
         report += f"; left out: {by_rate}, {untranscribed}"

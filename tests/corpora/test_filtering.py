@@ -192,6 +192,31 @@ def test_rates_and_thresholds(folder, model, transcripts, capsys):
     assert run(folder, model, "--max-wer", "0", "--max-examples", "9") == ["u0", "u1"]
 
 
+def test_a_fraction_of_what_is_left(folder, model, transcripts, capsys):
+    """In one call as in two."""
+    write_train(folder, sources_of(transcripts)[0])
+    together = run(folder, model, "--max-wer", "0.5", "--fraction", "0.5", out="both.tsv")
+    left = run(folder, model, "--max-wer", "0.5", "--wers", str(folder / "both.wer.tsv"), out="left.tsv")
+    assert f"; 0.5 of the {len(left)} that are left" in capsys.readouterr().out
+    lst("filter", "--manifest", folder / "left.tsv", "--out", folder / "two.tsv", "--fraction", "0.5")
+    assert [row["id"] for row in read_tsv(folder / "two.tsv")] == together
+    assert len(together) == round(len(left) / 2) < len(left)
+
+
+def test_flags_of_word_error_rates_need_an_encoder(folder, capsys):
+    path = write_train(folder, ["one"])
+    files = ["--manifest", path, "--out", folder / "out.tsv"]
+    for more in ([], ["--fraction", "0.5", "--max-wer", "1"], ["--fraction", "0.5", "--fp16"]):
+        with pytest.raises(SystemExit) as caught:
+            lst("filter", *files, *more)
+        assert caught.value.code == 2
+        assert "give --speech-encoder, whose word error rates decide" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        lst("filter", *files, "--speech-encoder", "nowhere", "--fraction", "1.5")
+    assert "--fraction 1.5: give a number above 0, up to 1" in capsys.readouterr().err
+    assert not (folder / "out.tsv").exists()
+
+
 def test_another_threshold_needs_no_decoding(folder, model, transcripts, monkeypatch):
     sources = sources_of(transcripts)[0]
     write_train(folder, sources)
@@ -257,7 +282,7 @@ def test_errors(folder, model, backbones, capsys):
     write_train(folder, ["something"] * 2, "dev.tsv")
     for options, name, message in (
         (("--max-wer", "1"), "dev.tsv", "only training data is filtered"),
-        (("--max-examples", "0"), "train.tsv", "--max-examples 0: has to be at least 1"),
+        (("--max-examples", "0"), "train.tsv", "--max-examples: 0 is not a whole number from 1 on"),
         (("--out", str(folder / "train.tsv")), "train.tsv", "another file than --manifest"),
     ):
         with pytest.raises(SystemExit) as caught:
