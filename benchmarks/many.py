@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Many files: lst-translate in several processes at once, and on thousands of files in one call.
+"""Many files: lst translate in several processes at once, and on thousands of files in one call.
 
     python benchmarks/many.py                             # the mini backbones of examples/mini, CPU
     python benchmarks/many.py --processes 4 --files 500 --json many.json
@@ -37,7 +37,7 @@ SAMPLE = 20
 
 @dataclass(frozen=True)
 class Call:
-    """What one lst-translate printed and took."""
+    """What one lst translate printed and took."""
 
     lines: list[str]
     seconds: float
@@ -83,7 +83,7 @@ def train(folder: Path, speech: list[str]) -> Path:
 
 
 class Calls:
-    """lst-translate with one checkpoint.
+    """lst translate with one checkpoint.
 
     Args:
         checkpoint: to translate with.
@@ -92,8 +92,8 @@ class Calls:
 
     def __init__(self, checkpoint: Path, args: Namespace):
         flags = ("--device", args.device, "--beam", args.beam, "--max-len-b", args.tokens)
-        program = str(Path(sys.executable).parent / "lst-translate")
-        self.command = [program, "--checkpoint", str(checkpoint), *map(str, flags)]
+        program = [sys.executable, "-m", "lst_fairseq.cli", "translate"]
+        self.command = [*program, "--checkpoint", str(checkpoint), *map(str, flags)]
 
     def start(self, files: list[str]) -> tuple[subprocess.Popen[bytes], Path, float]:
         """Start one on some files: the process, the file it prints to, and when it was."""
@@ -112,7 +112,7 @@ class Calls:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise RuntimeError(f"lst-translate failed:\n{errors.decode()[-3000:]}")
+            raise RuntimeError(f"lst translate failed:\n{errors.decode()[-3000:]}")
         lines = output.read_text("utf-8").split("\n")[:-1]
         output.unlink()
         return Call(lines, time.perf_counter() - started, usage.ru_maxrss / 1024)
@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--processes", type=int, default=8, help="lst-translate at once (%(default)s)"
+        "--processes", type=int, default=8, help="lst translate at once (%(default)s)"
     )
     parser.add_argument("--files", type=int, default=2000, help="in one call (%(default)s)")
     parser.add_argument("--beam", type=int, default=4)

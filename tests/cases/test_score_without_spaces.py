@@ -63,10 +63,10 @@ def test_other_languages_without_spaces_are_scored_by_characters(tmp_path):
 
 
 def test_the_recipe_passes_tokeniser_and_language_on(tmp_path):
-    # The recipe's own function, with a stand-in for the interpreter that lst score would run in.
+    # The recipe's own function, with a stand-in for the command.
     script = f"""
         set -euo pipefail; source {REPOSITORY}/examples/mustc/lib.sh
-        python() {{ printf '%s ' "$@"; echo; }}
+        lst() {{ printf '%s ' "$@"; echo; }}
         DATA=data TGT_LANG=zh; score dev name hypotheses {tmp_path}/out.json
         TOKENIZE=char; score dev name hypotheses {tmp_path}/out.json"""
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)

@@ -15,6 +15,7 @@ from lst_fairseq.checkpoints import conversion
 from lst_fairseq.checkpoints.optimizer_state import MASTER_KEY
 from lst_fairseq.errors import CheckpointError
 from tests.conftest import save_llama
+from tests.support.helpers import lst, lst_refuses
 from tests.support.ranks import run_ranks
 from tests.support.running import Run, differences, read_checkpoint, run_generate, spoil, write_split
 from tests.support.task_corpus import TEMPLATE, write_task_corpus
@@ -198,14 +199,14 @@ def test_saved_by_four_processes_and_resumed_by_others(world_size, done):
 
 
 @pytest.mark.slow
-def test_whole_and_sharded_checkpoints_hold_the_same(done, tmp_path, capsys):
+def test_whole_and_sharded_checkpoints_hold_the_same(done, tmp_path):
     """Also after the command has turned one into the other, and back."""
     folder = done.folder / "4" / "shards"
     assert sorted(path.name for path in folder.glob("c*")) == ["checkpoint_last.pt", f"checkpoint_shards_{FEW}.0"]
     assert (folder / "checkpoint_last.pt").stat().st_size < 100_000
     whole, back = tmp_path / "whole.pt", tmp_path / "back.pt"
     conversion.convert(folder / "checkpoint_last.pt", whole)
-    assert conversion.main([str(whole), str(back)]) == 0
+    conversion.convert(whole, back)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.pt", "back.pt.shards", "whole.pt"]
     sharded = done.checkpoint("4/shards")
     assert list(sharded) == list(done.checkpoint("4/stage2"))
@@ -213,9 +214,9 @@ def test_whole_and_sharded_checkpoints_hold_the_same(done, tmp_path, capsys):
     for other in (plain, read_checkpoint(back)):
         for part in ("model", "last_optimizer_state", "extra_state"):
             assert differences(sharded[part], other[part], part) == []
-    assert conversion.main([str(whole), str(back)]) == 1
-    assert "back.pt is there already: give another name, or --force" in capsys.readouterr().err
-    assert conversion.main([str(folder / "checkpoint_last.pt"), str(back), "--without-optimizer", "--force"]) == 0
+    refusal = lst_refuses("convert", whole, back)
+    assert "back.pt is there already: give another name, or --force" in refusal
+    lst("convert", folder / "checkpoint_last.pt", back, "--without-optimizer", "--force")
     assert "last_optimizer_state" not in read_checkpoint(back)
     shutil.move(folder / f"checkpoint_shards_{FEW}.0", tmp_path / "away")
     with pytest.raises(CheckpointError, match=r"a sharded checkpoint without its folder .*keep the two beside"):
