@@ -23,7 +23,6 @@ import argparse
 import json
 from pathlib import Path
 
-from lst_fairseq.corpora.checking import check_manifests, totals
 from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.files import atomic_text
 
@@ -63,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what was found; status 1 where there is an error."""
     if args.max_length_ratio < 1:
         raise UsageError(f"--max-length-ratio {args.max_length_ratio:g}: has to be at least 1")
+    from lst_fairseq.corpora.checking import check_manifests, totals
+
     reports = check_manifests(
         args.manifests,
         audio_root=args.audio_root,
