@@ -1,7 +1,7 @@
 """Errors that more than one part of the package raises, and what tells them from a program's own faults."""
 
+import dis
 import os
-import traceback
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -22,14 +22,22 @@ class ComparisonError(ValueError):
 def is_meant(error: BaseException) -> bool:
     """Whether an error's message is all that a user needs: the package raised it on purpose.
 
-    Of a class of this package, or raised by this package's own code. Never where LST_TRACEBACK is
-    set, which asks for all that Python knows.
+    Of a class of this package, or of a plain one and raised by a ``raise`` in this package's own
+    code. Never where LST_TRACEBACK is set, which asks for all that Python knows.
     """
     if os.environ.get("LST_TRACEBACK"):
         return False
     if type(error).__module__.partition(".")[0] == _PACKAGE.name:
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    raised_here = bool(frames) and _PACKAGE in Path(frames[-1].filename).resolve().parents
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:  # never raised
+        return False
+    code = last.tb_frame.f_code
+    # What a builtin raises, as ``int("x")`` does, has no frame of its own, but no `raise` either.
+    by_statement = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     meant = (ValueError, RuntimeError, FloatingPointError, ImportError)
-    return raised_here and (type(error) in meant or isinstance(error, OSError))
+    return _PACKAGE in Path(code.co_filename).resolve().parents and (
+        isinstance(error, OSError) or (type(error) in meant and by_statement)
+    )

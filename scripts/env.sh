@@ -4,6 +4,9 @@
 # shellcheck shell=bash
 
 LST_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Where results go unless told: into the checkout, or, of the recipe that a wheel has brought, where it is called.
+LST_RESULTS=$LST_ROOT/results
+if [[ ! -d $LST_ROOT/lst_fairseq ]]; then LST_RESULTS=$PWD/results; fi
 SETUP_STAMP=.lst-fairseq-setup # in the environment: what it was set up from
 
 die() { # one clear line on standard error, and out
@@ -26,12 +29,13 @@ use_environment() { # put the environment's commands first on PATH
             break
         fi
     done
-    local remedy="run bash scripts/setup.sh first"
+    local first="run bash scripts/setup.sh first" again="run bash scripts/setup.sh again"
     if [[ ! -e $LST_ROOT/scripts/setup.sh ]]; then # the recipe of a wheel
-        remedy="pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1, and activate its environment"
+        again="activate the environment that has lst-fairseq"
+        first="$again, or pip install --no-build-isolation --no-deps fairseq-fixed==0.12.3.1 into it"
     fi
-    command -v fairseq-train >/dev/null || die "fairseq is not installed here: $remedy"
-    command -v lst >/dev/null || die "the command lst is not installed here: run bash scripts/setup.sh again"
+    command -v fairseq-train >/dev/null || die "fairseq is not installed here: $first"
+    command -v lst >/dev/null || die "the command lst is not installed here: $again"
     # A checkout runs its own code, whatever the environment was set up from.
     if [[ -d $LST_ROOT/lst_fairseq ]]; then export PYTHONPATH=$LST_ROOT${PYTHONPATH:+:$PYTHONPATH}; fi
 }

@@ -15,7 +15,7 @@ MANIFESTS=${MANIFESTS-}
 # Target language, as in the corpus's directory names.
 TGT_LANG=${TGT_LANG-de}
 # Everything that is made goes here: manifests, checkpoints, hypotheses, scores, logs.
-WORK=${WORK-$LST_ROOT/results/mustc-$TGT_LANG}
+WORK=${WORK-$LST_RESULTS/mustc-$TGT_LANG}
 # Further arguments of lst prep mustc, such as --clean-stage-directions; quote as in a shell.
 PREP_ARGS=${PREP_ARGS-}
 # Test splits, separated by spaces. Empty: tst-COMMON, and tst-HE where the corpus has it.

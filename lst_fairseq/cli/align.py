@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, required=True, metavar="DIR", help="folder of the manifests"
     )
     parser.add_argument("--split", default="dev", help="manifest in it (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to write to"
-    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     add_settings(parser, AlignmentOptions)
 
 

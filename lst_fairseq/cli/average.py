@@ -19,10 +19,16 @@ from lst_fairseq.utils.checkpoint_files import check_checkpoint
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst average``."""
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="CHECKPOINT", help="files, or one folder")
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", metavar="CHECKPOINT", help="files, or one folder"
+    )
     newest = parser.add_mutually_exclusive_group()
-    newest.add_argument("--last", type=int, metavar="N", help="of a folder: its newest N checkpoints")
-    newest.add_argument("--at-most", type=int, metavar="N", help="the same, or all where it has fewer")
+    newest.add_argument(
+        "--last", type=int, metavar="N", help="of a folder: its newest N checkpoints"
+    )
+    newest.add_argument(
+        "--at-most", type=int, metavar="N", help="the same, or all where it has fewer"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
 
 
@@ -31,7 +37,9 @@ def run(args: argparse.Namespace) -> None:
     folder = len(args.inputs) == 1 and args.inputs[0].is_dir()
     number = args.at_most if args.last is None else args.last
     if folder != (number is not None):
-        raise UsageError(f"{args.inputs[0]}: give one folder and --last N or --at-most N, or files without either")
+        raise UsageError(
+            f"{args.inputs[0]}: give one folder and --last N or --at-most N, or files without either"
+        )
     if number is not None and number < 1:
         raise UsageError(f"{number} checkpoints: give 1 or more")
     for path in [] if folder else args.inputs:

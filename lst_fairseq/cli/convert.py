@@ -18,8 +18,14 @@ from lst_fairseq.checkpoints.conversion import convert
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst convert``."""
     parser.add_argument("source", type=Path, help="a checkpoint that fairseq-train wrote")
-    parser.add_argument("target", type=Path, help="the file to write; of the other kind than the source")
-    parser.add_argument("--without-optimizer", action="store_true", help="leave out what only further training needs")
+    parser.add_argument(
+        "target", type=Path, help="the file to write; of the other kind than the source"
+    )
+    parser.add_argument(
+        "--without-optimizer",
+        action="store_true",
+        help="leave out what only further training needs",
+    )
     parser.add_argument("--force", action="store_true", help="replace a target that is there")
 
 

@@ -21,13 +21,20 @@ ERRORS = (ValueError, RuntimeError)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst export``."""
-    parser.add_argument("checkpoint", help="a checkpoint that fairseq-train wrote with --task lst_st")
+    parser.add_argument(
+        "checkpoint", help="a checkpoint that fairseq-train wrote with --task lst_st"
+    )
     parser.add_argument("out", help="the directory to make")
     parser.add_argument(
-        "--dtype", choices=EXPORTED_DTYPES, default=EXPORTED_DTYPES[0], help="type of the LLM's weights (float32)"
+        "--dtype",
+        choices=EXPORTED_DTYPES,
+        default=EXPORTED_DTYPES[0],
+        help="type of the LLM's weights (float32)",
     )
     parser.add_argument("--with-frontend", action="store_true", help="copy the speech encoder too")
-    parser.add_argument("--speech-encoder", help="where it lies now, if not where the checkpoint says")
+    parser.add_argument(
+        "--speech-encoder", help="where it lies now, if not where the checkpoint says"
+    )
     parser.add_argument("--llm", help="where it lies now, if not where the checkpoint says")
 
 

@@ -24,20 +24,28 @@ lies within a larger one.
 import argparse
 from pathlib import Path
 
-from lst_fairseq.cli.transcribe import ERRORS as ERRORS
 from lst_fairseq.corpora.filtering import WerLimits, filter_by_wer, select_part
 from lst_fairseq.corpora.transcription import Recognition
 from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.flags import add_settings, settings_of
+
+#: What fairseq and transformers raise on a model that they cannot load.
+ERRORS = (ValueError, RuntimeError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst filter``."""
     parser.add_argument("--manifest", type=Path, required=True, help="manifest to read")
     parser.add_argument("--out", type=Path, required=True, help="manifest to write")
-    parser.add_argument("--fraction", type=float, help="part of the segments to keep (default: all)")
-    parser.add_argument("--seed", type=int, default=1, help="of --fraction; another keeps others (default: 1)")
-    by_wer = parser.add_argument_group("by word error rate", "Of training segments with a transcript.")
+    parser.add_argument(
+        "--fraction", type=float, help="part of the segments to keep (default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of --fraction; another keeps others (default: 1)"
+    )
+    by_wer = parser.add_argument_group(
+        "by word error rate", "Of training segments with a transcript."
+    )
     add_settings(by_wer, Recognition, required=False)
     add_settings(by_wer, WerLimits)
 
@@ -49,7 +57,13 @@ def run(args: argparse.Namespace) -> None:
         fraction = 1.0 if args.fraction is None else args.fraction
         files = (args.manifest, args.out)
         print(filter_by_wer(*files, recognition, limits, fraction=fraction, seed=args.seed))
-    elif args.fraction is None or recognition != Recognition(speech_encoder=None) or limits != WerLimits():
-        raise UsageError("give --speech-encoder, whose word error rates decide, or --fraction alone")
+    elif (
+        args.fraction is None
+        or recognition != Recognition(speech_encoder=None)
+        or limits != WerLimits()
+    ):
+        raise UsageError(
+            "give --speech-encoder, whose word error rates decide, or --fraction alone"
+        )
     else:
         print(select_part(args.manifest, args.out, args.fraction, args.seed))

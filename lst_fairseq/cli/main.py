@@ -8,6 +8,7 @@ paths and numbers have been looked at.
 import argparse
 import importlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -102,12 +103,22 @@ def run_verb(verb: str, argv: list[str], program: str | None = None) -> int:
     except UsageError as error:
         getattr(args, "parser", parser).error(str(error))
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        _end_as_interrupted()
     except Exception as error:
         expected = (OSError, *getattr(module, "ERRORS", ()))
-        if not is_meant(error) and (os.environ.get("LST_TRACEBACK") or not isinstance(error, expected)):
+        if not is_meant(error) and (
+            os.environ.get("LST_TRACEBACK") or not isinstance(error, expected)
+        ):
             raise
         _end(error, program or "error")
+
+
+def _end_as_interrupted() -> NoReturn:
+    """End by the signal itself: a shell that loops over the command has to see that, to stop too."""
+    print("interrupted", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    raise SystemExit(130)
 
 
 def _end(error: Exception, before: str) -> NoReturn:

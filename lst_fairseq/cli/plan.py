@@ -42,6 +42,8 @@ from lst_fairseq import register
 from lst_fairseq.planning.planned_run import PlannedRun
 from lst_fairseq.utils.flags import add_settings, settings_of
 
+#: What transformers raises on a configuration that it cannot read.
+ERRORS = (ValueError,)
 #: What follows the flags that are known here is read by ``run``.
 READS_THE_REST = True
 
@@ -49,7 +51,9 @@ READS_THE_REST = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst plan`` but for those of the model."""
     add_settings(parser, PlannedRun)
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables; all sizes in bytes")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object instead of tables; all sizes in bytes"
+    )
 
 
 def model_settings(flags: list[str]) -> argparse.Namespace:
@@ -72,6 +76,8 @@ def run(args: argparse.Namespace) -> None:
     from lst_fairseq.planning.plan import plan, table
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # transformers renames gradient_checkpointing_enable
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # transformers renames gradient_checkpointing_enable
         result = plan(settings_of(args, PlannedRun), cfg)
     print(json.dumps(result, indent=1) if args.json else table(result))

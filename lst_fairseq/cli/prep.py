@@ -79,7 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(fbank, BaselineOptions)
     text = add("text", TEXT, _text)
     _add_manifests(text, "folder for the text manifests")
-    text.add_argument("--transcripts", type=Path, help="folder with SPLIT.tsv, recognised (default: src_text)")
+    text.add_argument(
+        "--transcripts", type=Path, help="folder with SPLIT.tsv, recognised (default: src_text)"
+    )
     asr = add("asr", ASR, _asr)
     asr.add_argument("--manifest", type=Path, required=True, help="manifest to read")
     asr.add_argument("--out", type=Path, required=True, help="manifest to write")
@@ -92,8 +94,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _add_corpus(parser: argparse.ArgumentParser, corpus: type[Corpus]) -> None:
     add_settings(parser, corpus)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the manifests and config.yaml")
-    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (default: all that are there)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the manifests and config.yaml"
+    )
+    parser.add_argument(
+        "--splits", nargs="+", metavar="SPLIT", help="only these (default: all that are there)"
+    )
     about = "Of train alone; dev and test are kept as they are. Each is counted."
     add_settings(parser.add_argument_group("cleaning", about), CleaningOptions, corpus.cleaning)
 
@@ -111,7 +117,9 @@ def _prepare(corpus: type[Corpus], args: argparse.Namespace) -> None:
 def _add_manifests(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--manifests", type=Path, required=True, help="folder with SPLIT.tsv")
     parser.add_argument("--out", type=Path, required=True, help=out)
-    parser.add_argument("--splits", nargs="+", default=["train", "dev", "tst-COMMON"], help="which of them")
+    parser.add_argument(
+        "--splits", nargs="+", default=["train", "dev", "tst-COMMON"], help="which of them"
+    )
 
 
 def _fbank(args: argparse.Namespace) -> None:

@@ -27,13 +27,7 @@ import argparse
 from pathlib import Path
 
 from lst_fairseq.evaluation.report.files import write_json
-from lst_fairseq.evaluation.scoring import (
-    ScoringOptions,
-    read_translated,
-    score_file,
-    score_lines,
-    triples,
-)
+from lst_fairseq.evaluation.scoring import ScoringOptions, score_split
 from lst_fairseq.utils.flags import add_settings, settings_of
 
 
@@ -46,24 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hypotheses", type=Path, required=True, help="fairseq-generate's generate-SUBSET.txt"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the scores to this file")
-    parser.add_argument(
-        "--triples",
-        type=int,
-        default=0,
-        metavar="N",
-        help="print N source/hypothesis/reference triples",
-    )
     add_settings(parser, ScoringOptions)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the scores, and write them where that is asked for."""
-    args.name = args.name or args.hypotheses.stem
-    options = settings_of(args, ScoringOptions)
-    rows, hypotheses = read_translated(args.manifest, args.hypotheses)
-    for text in triples(rows, hypotheses, args.triples):
-        print(text)
-    content = score_file(args.manifest, rows, hypotheses, options)
-    print(*score_lines(content, args.comet.name if args.comet else ""), sep="\n")
+    content = score_split(args.manifest, args.hypotheses, settings_of(args, ScoringOptions))
     if args.json:
         write_json(args.json, content)

@@ -7,7 +7,7 @@
     lst study examples/study/mini.yaml --slurm study.sbatch --slurm-options "gpus=1;time=8:00:00"
     lst study examples/study/mini.yaml --report        # only write the report, of what there is
 
-The study file's entries are explained in examples/study/README.md. It can run programs (by
+The study file's entries are explained in the repository's examples/study/README.md. It can run programs (by
 LAUNCHER, the settings file, --user-dir and others): run only studies that you trust, as you would a
 script. Run it again to go on: a finished step is never run again, and one that was killed goes on
 from its last checkpoint. A step that fails does not stop the others; it is shown with the last
@@ -37,18 +37,58 @@ from lst_fairseq.utils.arguments import at_least
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst study``."""
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="what to run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for everything (default: results/study/NAME)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="steps at once (default: one, or one a GPU of --gpus)")
-    parser.add_argument("--gpus", default="", metavar="IDS", help="GPUs that the steps take in turn, such as 0,1,2,3")
-    parser.add_argument("--arm", type=int, nargs="+", metavar="N", help="only these arms, by their numbers in --list")
-    parser.add_argument("--rehearse", action="store_true", help="a few updates of every arm: the scores mean nothing")
-    parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
-    parser.add_argument("--every", type=float, default=60, metavar="S", help="seconds between two lines of progress")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for everything (default: results/study/NAME)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="steps at once (default: one, or one a GPU of --gpus)"
+    )
+    parser.add_argument(
+        "--gpus",
+        default="",
+        metavar="IDS",
+        help="GPUs that the steps take in turn, such as 0,1,2,3",
+    )
+    parser.add_argument(
+        "--arm",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="only these arms, by their numbers in --list",
+    )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="a few updates of every arm: the scores mean nothing",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--every", type=float, default=60, metavar="S", help="seconds between two lines of progress"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="show the arms and what is left to run, and run nothing")
-    what.add_argument("--report", action="store_true", help="write the report of what there is, and run nothing")
-    what.add_argument("--slurm", type=Path, metavar="FILE", help="write a Slurm job array to FILE, and run nothing")
-    parser.add_argument("--slurm-options", default="", metavar="OPTIONS", help="for its #SBATCH lines, with ; between")
+    what.add_argument(
+        "--list", action="store_true", help="show the arms and what is left to run, and run nothing"
+    )
+    what.add_argument(
+        "--report", action="store_true", help="write the report of what there is, and run nothing"
+    )
+    what.add_argument(
+        "--slurm",
+        type=Path,
+        metavar="FILE",
+        help="write a Slurm job array to FILE, and run nothing",
+    )
+    parser.add_argument(
+        "--slurm-options",
+        default="",
+        metavar="OPTIONS",
+        help="for its #SBATCH lines, with ; between",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -80,13 +120,17 @@ def _run(args: argparse.Namespace) -> None:
     plan.out.mkdir(parents=True, exist_ok=True)
     if args.slurm:
         study = args.study.absolute()
-        script = slurm_script(study, plan.study, plan.out, sys.executable, args.slurm_options, args.rehearse)
+        script = slurm_script(
+            study, plan.study, plan.out, sys.executable, args.slurm_options, args.rehearse
+        )
         args.slurm.write_text(script, encoding="utf-8")
         print(f"{args.slurm}: {len(plan.study.arms)} tasks; submit it with sbatch {args.slurm}")
         return
     failures = []
     if not args.report:
-        runner = Runner(plan, arms, args.jobs, args.gpus, lambda line: print(line, flush=True), args.every)
+        runner = Runner(
+            plan, arms, args.jobs, args.gpus, lambda line: print(line, flush=True), args.every
+        )
         failures = runner.run()
     if args.arm is None:
         print(write_report(plan, args.samples))

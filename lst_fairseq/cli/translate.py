@@ -25,9 +25,18 @@ ERRORS = (ValueError, RuntimeError)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``lst translate``."""
-    parser.add_argument("files", nargs="*", metavar="FILE", help="wav, flac, ogg or mp3; FILE:OFFSET:FRAMES for a part")
-    parser.add_argument("--checkpoint", help="what fairseq-train wrote with --task lst_st, or lst export")
-    parser.add_argument("--speech-encoder", help="where the frontend lies now, if not where it was trained")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="wav, flac, ogg or mp3; FILE:OFFSET:FRAMES for a part",
+    )
+    parser.add_argument(
+        "--checkpoint", help="what fairseq-train wrote with --task lst_st, or lst export"
+    )
+    parser.add_argument(
+        "--speech-encoder", help="where the frontend lies now, if not where it was trained"
+    )
     parser.add_argument("--llm", help="where the LLM lies now, if not where it was trained")
     parser.add_argument(
         "--instruction-task",
@@ -36,16 +45,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose instruction the model gets: st (translate), asr (transcribe), cot (transcribe, then translate; the "
         "translation is printed, --json has both), or another that it was trained on (default: st)",
     )
-    parser.add_argument("--source-lang", metavar="CODE", help="language that is spoken, if the prompt names it")
-    parser.add_argument("--target-lang", metavar="CODE", help="language to translate into, if the prompt names it")
+    parser.add_argument(
+        "--source-lang", metavar="CODE", help="language that is spoken, if the prompt names it"
+    )
+    parser.add_argument(
+        "--target-lang", metavar="CODE", help="language to translate into, if the prompt names it"
+    )
     parser.add_argument("--beam", type=positive, default=4, help="beam size (default: 4)")
     parser.add_argument("--lenpen", type=finite, default=1.0, help="length penalty (default: 1.0)")
-    parser.add_argument("--max-len-b", type=positive, default=500, help="most tokens of a translation (default: 500)")
-    parser.add_argument("--batch-size", type=positive, default=8, help="files at a time (default: 8)")
-    parser.add_argument("--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--max-len-b",
+        type=positive,
+        default=500,
+        help="most tokens of a translation (default: 500)",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive, default=8, help="files at a time (default: 8)"
+    )
+    parser.add_argument(
+        "--device", type=device_name, help="cuda, cpu, ... (default: a GPU if there is one)"
+    )
     parser.add_argument("--fp16", action="store_true", help="half precision, for GPUs")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
-    parser.add_argument("--user-dir", action="store_true", help="print what `lst user-dir` prints, and stop")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line instead of text"
+    )
+    parser.add_argument(
+        "--user-dir", action="store_true", help="print what `lst user-dir` prints, and stop"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

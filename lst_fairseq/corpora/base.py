@@ -104,7 +104,7 @@ class Corpus(ABC):
             out: folder of the manifests, for what is worth keeping from one run to the next.
 
         Raises:
-            PrepError: a file is not as it should be; names file and line.
+            PrepError, Unreadable: a file is not as it should be; names file and line.
         """
 
     def group(self, utterance: Utterance) -> str:
@@ -155,7 +155,8 @@ def prepare(
         say: is given a line on what each split has, and what was left out of it.
 
     Raises:
-        PrepError: the corpus cannot be read; names file, line and remedy.
+        PrepError, Unreadable: the corpus cannot be read; names file, line and remedy.
+        ManifestError: it has what no manifest can hold.
     """
     out = Path(out)
     chosen = corpus.chosen(splits)
@@ -175,9 +176,7 @@ def _prepare_split(corpus: Corpus, split: str, out: Path, cleaner: Cleaner | Non
 
     def rows() -> Iterator[dict[str, object]]:
         nonlocal seconds
-        progress = tqdm(
-            found.utterances, split, found.total, unit="seg", delay=2, leave=False
-        )
+        progress = tqdm(found.utterances, split, found.total, unit="seg", delay=2, leave=False)
         for utterance in progress:
             texts = (utterance.src_text, utterance.tgt_text)
             if cleaner is not None:

@@ -17,8 +17,16 @@ from typing import Literal
 from tqdm import tqdm
 
 from lst_fairseq.corpora.preparation import PrepError, is_train
-from lst_fairseq.data.audio import SAMPLE_RATE, AudioError, AudioInfo, Segment, in_opposite_phase, segment_samples
+from lst_fairseq.data.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    AudioInfo,
+    Segment,
+    in_opposite_phase,
+    segment_samples,
+)
 from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, audio_headers, unescaped
+from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.text_files import Unreadable, read_text
 
 LEVELS = ("error", "warning", "note")
@@ -90,7 +98,8 @@ class Report:
             "hours": round(self.seconds / 3600, 4),
             "audio_files": self.files,
             "findings": [
-                {"level": f.level, "kind": f.kind, "count": f.count, "lines": f.lines} for f in self.sorted_findings()
+                {"level": f.level, "kind": f.kind, "count": f.count, "lines": f.lines}
+                for f in self.sorted_findings()
             ],
         }
 
@@ -121,8 +130,15 @@ def rows(report: Report) -> Iterator[tuple[int, dict[str, str]]]:
     missing = [column for column in REQUIRED_COLUMNS if column not in names]
     doubled = [column for column, times in Counter(names).items() if times > 1]
     if missing or doubled:
-        problem = f"no column {', '.join(missing)}" if missing else f"column {', '.join(doubled)} twice"
-        report.add("error", "bad header", 1, f"{problem}; found: {', '.join(names)}; columns are {', '.join(COLUMNS)}")
+        problem = (
+            f"no column {', '.join(missing)}" if missing else f"column {', '.join(doubled)} twice"
+        )
+        report.add(
+            "error",
+            "bad header",
+            1,
+            f"{problem}; found: {', '.join(names)}; columns are {', '.join(COLUMNS)}",
+        )
         return
     for number, line in enumerate(lines[1:], start=2):
         line = line.removesuffix("\r")
@@ -132,7 +148,12 @@ def rows(report: Report) -> Iterator[tuple[int, dict[str, str]]]:
         if len(fields) == len(names):
             yield number, dict(zip(names, fields, strict=True))
         else:
-            report.add("error", "wrong number of fields", number, f"{len(fields)} where the header has {len(names)}")
+            report.add(
+                "error",
+                "wrong number of fields",
+                number,
+                f"{len(fields)} where the header has {len(names)}",
+            )
 
 
 def check_backslashes(report: Report, text: str) -> str:
@@ -145,7 +166,12 @@ def check_backslashes(report: Report, text: str) -> str:
     if not changed and "\\" in text:
         for number, line in enumerate(lines, start=1):
             if '\\"' in line:
-                report.add("warning", "a backslash before a quote, but not before each in the file", number, line)
+                report.add(
+                    "warning",
+                    "a backslash before a quote, but not before each in the file",
+                    number,
+                    line,
+                )
             elif "\\\\" in line:
                 report.add("warning", "a backslash before a backslash", number, line)
     return plain
@@ -158,10 +184,19 @@ def check_text(report: Report, number: int, column: str, text: str) -> None:
     if not _MAYBE_SUSPICIOUS.search(text):
         return
     if found := _CONTROL.search(text):
-        report.add("warning", f"{column} with control characters", number, f"{found[0]!r} in {text!r}")
+        report.add(
+            "warning", f"{column} with control characters", number, f"{found[0]!r} in {text!r}"
+        )
     if "\ufffd" in text:
-        report.add("warning", f"{column} with replacement characters (decoded wrongly once)", number, repr(text))
-    if (found := _MARKUP.search(text)) and (found[0][0] == "<" or html.unescape(found[0]) != found[0]):
+        report.add(
+            "warning",
+            f"{column} with replacement characters (decoded wrongly once)",
+            number,
+            repr(text),
+        )
+    if (found := _MARKUP.search(text)) and (
+        found[0][0] == "<" or html.unescape(found[0]) != found[0]
+    ):
         report.add("warning", f"{column} with HTML", number, f"{found[0]} in {text!r}")
 
 
@@ -185,7 +220,11 @@ def check_texts(report: Report, number: int, row: dict[str, str]) -> None:
 
 def check_lengths(report: Report, factor: float) -> None:
     """Lines whose ratio of target to source is more than ``factor`` away from the manifest's median."""
-    both = [line for line in report.lines if line.src_text and line.tgt_text and line.src_text != line.tgt_text]
+    both = [
+        line
+        for line in report.lines
+        if line.src_text and line.tgt_text and line.src_text != line.tgt_text
+    ]
     long = [line for line in both if max(len(line.src_text), len(line.tgt_text)) >= SHORT_TEXT]
     if not long:
         return
@@ -194,7 +233,12 @@ def check_lengths(report: Report, factor: float) -> None:
         ratio = len(line.tgt_text) / len(line.src_text)
         if not usual / factor <= ratio <= usual * factor:
             detail = f"{len(line.src_text)} characters to {len(line.tgt_text)}, the median ratio is {usual:.2f}"
-            report.add("warning", f"length ratio more than {factor:g} times off the median", line.number, detail)
+            report.add(
+                "warning",
+                f"length ratio more than {factor:g} times off the median",
+                line.number,
+                detail,
+            )
 
 
 def read(report: Report, audio_root: str, factor: float) -> dict[int, int]:
@@ -217,7 +261,9 @@ def read(report: Report, audio_root: str, factor: float) -> dict[int, int]:
         if audio.strip():
             key = (audio, row.get("tgt_lang", ""), row.get("task", ""))
             if (first := segments.setdefault(key, number)) != number:
-                report.add("warning", "duplicate segment", number, f"{audio}, first on line {first}")
+                report.add(
+                    "warning", "duplicate segment", number, f"{audio}, first on line {first}"
+                )
             try:
                 segment = Segment.parse(audio, audio_root)
             except AudioError as error:
@@ -225,7 +271,9 @@ def read(report: Report, audio_root: str, factor: float) -> dict[int, int]:
         elif stated.get(number):
             report.add("error", "n_frames of text alone is not 0", number, row["n_frames"])
         check_texts(report, number, row)
-        report.lines.append(Line(number, segment, row.get("src_text", "").strip(), row["tgt_text"].strip()))
+        report.lines.append(
+            Line(number, segment, row.get("src_text", "").strip(), row["tgt_text"].strip())
+        )
     if not report.segments and not report.findings:
         report.add("error", "no segment", 1, "only a header; prepare the data again")
     check_lengths(report, factor)
@@ -235,7 +283,9 @@ def read(report: Report, audio_root: str, factor: float) -> dict[int, int]:
 def check_audio(report: Report, stated: dict[int, int], headers_only: bool) -> None:
     """Findings in the audio files, or in their headers alone."""
     paths = {line.segment.path for line in report.lines if line.segment}
-    headers = audio_headers(sorted(paths), f"{report.path.name}: audio files", whole_files=not headers_only)
+    headers = audio_headers(
+        sorted(paths), f"{report.path.name}: audio files", whole_files=not headers_only
+    )
     report.files = len(paths)
     for line in report.lines:
         if line.segment is None:
@@ -269,9 +319,17 @@ def check_phase(report: Report, headers: dict[str, AudioInfo | AudioError]) -> N
         except AudioError as error:
             return error
 
-    lines = [line for line in report.lines if line.segment and _channels(headers[line.segment.path]) > 1]
+    lines = [
+        line for line in report.lines if line.segment and _channels(headers[line.segment.path]) > 1
+    ]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        results = tqdm(pool.map(cancels, lines), f"{report.path.name}: channels", len(lines), delay=2, leave=False)
+        results = tqdm(
+            pool.map(cancels, lines),
+            f"{report.path.name}: channels",
+            len(lines),
+            delay=2,
+            leave=False,
+        )
         for line, found in zip(lines, results, strict=True):
             if found is True:
                 report.add("warning", OPPOSITE_PHASE, line.number, str(line.segment))
@@ -307,7 +365,9 @@ class Spans:
     def meets(self, segment: Segment) -> int | None:
         """The line number of a stretch that overlaps the segment, if there is one."""
         path, start, end = span(segment)
-        before = bisect_left(self.starts.get(path, []), end)  # stretches that start before the segment ends
+        before = bisect_left(
+            self.starts.get(path, []), end
+        )  # stretches that start before the segment ends
         if not before:
             return None
         furthest, number = self.furthest[path][before - 1]
@@ -323,7 +383,11 @@ def span(segment: Segment) -> tuple[str, int, float]:
 def compare_with_train(train: Report, others: list[Report]) -> None:
     """Add to the other reports what they share with the training data: audio is an error, a pair of texts a warning."""
     spans = Spans(train.lines)
-    pairs = {(line.src_text, line.tgt_text): line.number for line in reversed(train.lines) if line.tgt_text}
+    pairs = {
+        (line.src_text, line.tgt_text): line.number
+        for line in reversed(train.lines)
+        if line.tgt_text
+    }
     for other in others:
         for line in other.lines:
             if line.segment and (number := spans.meets(line.segment)):
@@ -331,7 +395,12 @@ def compare_with_train(train: Report, others: list[Report]) -> None:
                 other.add("error", "audio that is also in the training data", line.number, detail)
             if number := pairs.get((line.src_text, line.tgt_text)):
                 detail = f"{line.tgt_text!r}, as in {train.path}:{number}"
-                other.add("warning", "pair of texts that is also in the training data", line.number, detail)
+                other.add(
+                    "warning",
+                    "pair of texts that is also in the training data",
+                    line.number,
+                    detail,
+                )
 
 
 def find_manifests(paths: Sequence[Path]) -> list[Path]:
@@ -340,7 +409,9 @@ def find_manifests(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         found = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
         if not found:
-            raise PrepError(f"{path}: holds no manifest (*.tsv); prepare the data first or check the path")
+            raise PrepError(
+                f"{path}: holds no manifest (*.tsv); prepare the data first or check the path"
+            )
         manifests += found
     return list(dict.fromkeys(manifests))
 
@@ -367,7 +438,12 @@ def check_manifests(
 
     Raises:
         PrepError: a folder has no manifest.
+        UsageError: a ratio below 1, or another word for ``audio``.
     """
+    if not max_length_ratio >= 1:
+        raise UsageError(f"--max-length-ratio {max_length_ratio:g}: has to be at least 1")
+    if audio not in (choices := ("whole", "headers", "none")):
+        raise UsageError(f"audio {audio!r}: choose one of {', '.join(choices)}")
     reports = []
     for path in find_manifests(paths):
         report = Report(path, show)

@@ -36,7 +36,9 @@ _NOT_NAMES = frozenset(
 )
 
 # --- stage directions -------------------------------------------------------------------------------------------------
-_BRACKETED = regex.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]|（([^（）]*)）|［([^［］]*)］|【([^【】]*)】")
+_BRACKETED = regex.compile(
+    r"\(([^()]*)\)|\[([^\[\]]*)\]|（([^（）]*)）|［([^［］]*)］|【([^【】]*)】"
+)
 _MUSIC_NOTES = regex.compile("[\u2669-\u266c]+")
 _SPACES = regex.compile(r"[ \t]{2,}")
 #: What may stand before a stage direction, if not the beginning of the text.
@@ -146,7 +148,9 @@ class Cleaner:
         texts = (src_text, tgt_text)
         # Directions first: a label may follow one, "(Video) Narrator: ...".
         if options.clean_stage_directions:
-            texts = self._change(texts, tuple(map(strip_stage_directions, texts)), "stage directions")
+            texts = self._change(
+                texts, tuple(map(strip_stage_directions, texts)), "stage directions"
+            )
         if options.clean_speaker_labels:
             texts = self._change(texts, strip_speaker_labels(*texts), "speaker labels")
         if options.drop_empty and not texts[1].strip():
@@ -154,9 +158,13 @@ class Cleaner:
         source, target = map(len, texts)
         if source and max(source, target) >= SHORT_TEXT:
             if options.min_length_ratio is not None and target < options.min_length_ratio * source:
-                return self._leave_out(f"with a target under {options.min_length_ratio:g} times the source's length")
+                return self._leave_out(
+                    f"with a target under {options.min_length_ratio:g} times the source's length"
+                )
             if options.max_length_ratio is not None and target > options.max_length_ratio * source:
-                return self._leave_out(f"with a target over {options.max_length_ratio:g} times the source's length")
+                return self._leave_out(
+                    f"with a target over {options.max_length_ratio:g} times the source's length"
+                )
         return texts
 
     def summary(self, total: int) -> str:
@@ -166,14 +174,18 @@ class Cleaner:
             counts = ", ".join(f"{what} in {count}" for what, count in self.changed.most_common())
             parts.append(f"; taken off: {counts}")
         if self.left_out:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.most_common())
+            reasons = ", ".join(
+                f"{count} {reason}" for reason, count in self.left_out.most_common()
+            )
             parts.append(f"; left out {self.left_out.total()} of {total}: {reasons}")
         return "".join(parts)
 
     def _leave_out(self, reason: str) -> None:
         self.left_out[reason] += 1
 
-    def _change(self, before: tuple[str, str], after: tuple[str, str], what: str) -> tuple[str, str]:
+    def _change(
+        self, before: tuple[str, str], after: tuple[str, str], what: str
+    ) -> tuple[str, str]:
         self.changed[what] += before != after
         return after
 
@@ -196,12 +208,16 @@ def strip_speaker_labels(src_text: str, tgt_text: str) -> tuple[str, str]:
     target = _TARGET_NAME.match(tgt_text)
     if target:
         words = target["label"].split()
-        capitalised = all(not word[0].islower() or regex.fullmatch(_PARTICLE, word) for word in words)
+        capitalised = all(
+            not word[0].islower() or regex.fullmatch(_PARTICLE, word) for word in words
+        )
         if not words or len(words) > 5 or not (capitalised or (source["role"] and len(words) <= 3)):
             target = None
     elif source["role"]:  # "Man 2:"
         target = regex.match(rf"\s*\p{{L}}+\s+\d+{_COLON}", tgt_text)
-    return src_text[source.end() :].strip(), (tgt_text[target.end() :].strip() if target else tgt_text)
+    return src_text[source.end() :].strip(), (
+        tgt_text[target.end() :].strip() if target else tgt_text
+    )
 
 
 def strip_stage_directions(text: str) -> str:
@@ -213,7 +229,9 @@ def strip_stage_directions(text: str) -> str:
     """
     if not regex.search("[(\\[（［【\u2669-\u266c]", text):
         return text
-    stripped = _MUSIC_NOTES.sub(" ", _BRACKETED.sub(lambda match: " " if _is_direction(match) else match[0], text))
+    stripped = _MUSIC_NOTES.sub(
+        " ", _BRACKETED.sub(lambda match: " " if _is_direction(match) else match[0], text)
+    )
     if stripped == text:
         return text
     stripped = _SPACES.sub(" ", stripped).strip()
@@ -224,9 +242,16 @@ def _is_direction(match: regex.Match[str]) -> bool:
     content = next(group for group in match.groups() if group is not None).strip()
     if not content.strip(".…") or content.casefold().strip(".!") in _DIRECTIONS:
         return True
-    if not content[0].isalpha() or content[0].islower() or len(content.split()) > 4 or len(content) > 40:
+    if (
+        not content[0].isalpha()
+        or content[0].islower()
+        or len(content.split()) > 4
+        or len(content) > 40
+    ):
         return False
     if regex.search(r"[.!?:;,。！？：；，、]", content):
         return False
     before, after = match.string[: match.start()].rstrip(), match.string[match.end() :].lstrip()
-    return (not before or before[-1] in _SENTENCE_END) and not (after and (after[0].islower() or after[0] in ".,;:"))
+    return (not before or before[-1] in _SENTENCE_END) and not (
+        after and (after[0].islower() or after[0] in ".,;:")
+    )

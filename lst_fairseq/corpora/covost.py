@@ -28,7 +28,9 @@ class Clip:
     speaker: str
 
 
-def read_table(path: Path, columns: tuple[str, ...], remedy: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+def read_table(
+    path: Path, columns: tuple[str, ...], remedy: str
+) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line number and the given columns of each line of a tab separated file of CoVoST or Common Voice.
 
     There are no quotes, and a backslash stands before a character that would be taken for one, as in CoVoST's own
@@ -37,7 +39,9 @@ def read_table(path: Path, columns: tuple[str, ...], remedy: str) -> Iterator[tu
     lines = read_text(path, remedy).split("\n")
     names = lines[0].rstrip("\r").split("\t")
     if missing := [column for column in columns if column not in names]:
-        raise PrepError(f"{path}:1: no column {', '.join(missing)}; found: {', '.join(names)}; {remedy}")
+        raise PrepError(
+            f"{path}:1: no column {', '.join(missing)}; found: {', '.join(names)}; {remedy}"
+        )
     positions = [names.index(column) for column in columns]
     for number, line in enumerate(lines[1:], start=2):
         line = line.rstrip("\r")
@@ -45,7 +49,9 @@ def read_table(path: Path, columns: tuple[str, ...], remedy: str) -> Iterator[tu
             continue
         fields = line.split("\t")
         if len(fields) != len(names):
-            raise PrepError(f"{path}:{number}: {len(fields)} fields where the header has {len(names)}; {remedy}")
+            raise PrepError(
+                f"{path}:{number}: {len(fields)} fields where the header has {len(names)}; {remedy}"
+            )
         yield number, tuple(_ESCAPED.sub(r"\1", fields[position]).strip() for position in positions)
 
 
@@ -62,13 +68,17 @@ def check_clips(
     if not skip_missing or len(bad) == len(clips):
         clip, error = bad[0]
         remedy = "; --skip-missing leaves them out" if len(bad) < len(clips) else ""
-        raise PrepError(f"{clip.where}: {error} ({len(bad)} of {len(clips)} clips of {split}: {counts}{remedy})")
+        raise PrepError(
+            f"{clip.where}: {error} ({len(bad)} of {len(clips)} clips of {split}: {counts}{remedy})"
+        )
     for reason in reasons:
         named = [f"{clip.path} ({clip.where})" for clip, error in bad if error.reason == reason]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         print(f"{split}: {reason}: {', '.join(named[:5])}{more}", file=sys.stderr)
     if not is_train(split):
-        print(f"warning: {split} is not complete: its scores compare with no others", file=sys.stderr)
+        print(
+            f"warning: {split} is not complete: its scores compare with no others", file=sys.stderr
+        )
     return reasons
 
 
@@ -108,20 +118,21 @@ class Covost(Corpus):
     layout = "covost_v2.SRC_TGT.SPLIT.tsv"
 
     @property
-    def place(self) -> str:
-        """``SRC_TGT``."""
-        return f"{self.src_lang}_{self.tgt_lang}"
+    def place(self) -> Path:
+        """COVOST/covost_v2.SRC_TGT, with which the tables' names begin."""
+        return self.covost / f"covost_v2.{self.src_lang}_{self.tgt_lang}"
 
     def _table(self, split: str = "") -> Path:
         """What CoVoST's script wrote of a split, or its download."""
-        name = f"{self.place}.{split}" if split else self.place
-        return self.covost / f"covost_v2.{name}.tsv"
+        return Path(f"{self.place}.{split}.tsv" if split else f"{self.place}.tsv")
 
     def splits(self) -> list[str]:
         """Those that have a table of their own; all of them where there is the download."""
         there = [split for split in SPLITS if self._table(split).is_file()]
         if not there and not self._table().is_file():
-            pairs = sorted({path.name.split(".")[1] for path in self.covost.glob("covost_v2.*.tsv")})
+            pairs = sorted(
+                {path.name.split(".")[1] for path in self.covost.glob("covost_v2.*.tsv")}
+            )
             raise PrepError(
                 f"{self._table()}: no such file, and none a split beside it; language pairs in "
                 f"{self.covost}: {', '.join(pairs) or 'none, is it the right folder?'}"
@@ -176,9 +187,7 @@ class Covost(Corpus):
         table, validated = self._table(), self.common_voice / "validated.tsv"
         rows = read_table(table, ("path", "translation", "split"), "download CoVoST 2 again")
         translations = {path: (line, text) for line, (path, text, name) in rows if name in names}
-        remedy = (
-            "it comes with Common Voice in the source language, or make CoVoST's tables a split first"
-        )
+        remedy = "it comes with Common Voice in the source language, or make CoVoST's tables a split first"
         clips = {}
         for _, (path, sentence, speaker) in read_table(
             validated, ("path", "sentence", "client_id"), remedy

@@ -38,7 +38,12 @@ MIN_FRAMES, MAX_FRAMES = 5, 3000  # of a training segment, as in fairseq's recip
 WINDOW, SHIFT = SAMPLE_RATE * 25 // 1000, SAMPLE_RATE // 100  # samples
 ENCODED_AT_ONCE = 8  # segments that a speech encoder takes in one batch
 COPIED_COLUMNS = ("id", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # fairseq's Dictionary has these of its own, in this order
+SPECIAL = (
+    "<s>",
+    "<pad>",
+    "</s>",
+    "<unk>",
+)  # fairseq's Dictionary has these of its own, in this order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +131,9 @@ def fbank(waveform: np.ndarray) -> np.ndarray:
 
     options = knf.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
-    options.frame_opts.dither = 0  # as torchaudio's, which fairseq calls; kaldi's own default is noise
+    options.frame_opts.dither = (
+        0  # as torchaudio's, which fairseq calls; kaldi's own default is noise
+    )
     options.mel_opts.num_bins = BINS
     options.use_energy = False
     shortest = WINDOW + (MIN_FRAMES - 1) * SHIFT
@@ -134,7 +141,9 @@ def fbank(waveform: np.ndarray) -> np.ndarray:
     computer = knf.OnlineFbank(options)
     computer.accept_waveform(SAMPLE_RATE, waveform * 2**15)  # kaldi's scale: 16-bit integers
     computer.input_finished()
-    return np.stack([computer.get_frame(i) for i in range(computer.num_frames_ready)]).astype(np.float32)
+    return np.stack([computer.get_frame(i) for i in range(computer.num_frames_ready)]).astype(
+        np.float32
+    )
 
 
 def encoded_fbank(segment: Segment) -> tuple[bytes, int]:
@@ -167,10 +176,14 @@ def encoded_by(frontend: "SpeechFrontend", segments: list[Segment]) -> Iterator[
 
     device = next(frontend.parameters()).device
     for start in range(0, len(segments), ENCODED_AT_ONCE):
-        waveforms = [torch.from_numpy(read_segment(s)) for s in segments[start : start + ENCODED_AT_ONCE]]
+        waveforms = [
+            torch.from_numpy(read_segment(s)) for s in segments[start : start + ENCODED_AT_ONCE]
+        ]
         batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device)
         with torch.inference_mode():
-            features, lengths = frontend(batch, torch.tensor([len(w) for w in waveforms], device=device))
+            features, lengths = frontend(
+                batch, torch.tensor([len(w) for w in waveforms], device=device)
+            )
         for row, length in zip(features.float().cpu(), lengths.tolist(), strict=True):
             # As many as the baseline's convolutions need at least; what is added is silence.
             yield as_npy(np.pad(row[:length].numpy(), ((0, max(0, MIN_FRAMES - length)), (0, 0))))
@@ -194,7 +207,9 @@ class StoredZip:
         self.file.close()
 
 
-def write_split(split: str, rows: list[Row], out: Path, encoded: Iterable[tuple[bytes, int]]) -> int:
+def write_split(
+    split: str, rows: list[Row], out: Path, encoded: Iterable[tuple[bytes, int]]
+) -> int:
     """Write OUT/SPLIT.zip, then OUT/SPLIT.tsv, which is there only once the zip is whole.
 
     ``encoded`` gives the features of each row in order, as :func:`as_npy` does. Returns how many
@@ -203,12 +218,16 @@ def write_split(split: str, rows: list[Row], out: Path, encoded: Iterable[tuple[
     archive = out / f"{split}.zip"
     kept: list[dict[str, object]] = []
     with replacing(archive) as partial, StoredZip(partial) as stored:
-        for row, (data, frames) in zip(rows, tqdm(encoded, split, len(rows), unit="seg"), strict=True):
+        for row, (data, frames) in zip(
+            rows, tqdm(encoded, split, len(rows), unit="seg"), strict=True
+        ):
             if is_train(split) and not MIN_FRAMES <= frames <= MAX_FRAMES:
                 continue
             start = stored.add(f"{row.line}.npy", data)
             columns = {name: getattr(row, name) for name in COPIED_COLUMNS}
-            kept.append({**columns, "audio": f"{archive.resolve()}:{start}:{len(data)}", "n_frames": frames})
+            kept.append(
+                {**columns, "audio": f"{archive.resolve()}:{start}:{len(data)}", "n_frames": frames}
+            )
     return write_manifest(out / f"{split}.tsv", kept)
 
 
@@ -222,7 +241,8 @@ def write_transcripts(split: str, out: Path) -> list[str]:
             f"{split}.tsv: {len(silent)} segments without src_text ({silent[0]} the first), which ASR needs"
         )
     write_manifest(
-        out / f"{split}_asr.tsv", [{**row, "tgt_text": row["src_text"], "tgt_lang": row["src_lang"]} for row in rows]
+        out / f"{split}_asr.tsv",
+        [{**row, "tgt_text": row["src_text"], "tgt_lang": row["src_lang"]} for row in rows],
     )
     return [row["src_text"] for row in rows]
 
@@ -259,11 +279,16 @@ def write_vocabulary(texts: list[str], size: int, out: Path, suffix: str = "") -
         file.writelines(f"{piece} 1\n" for piece in pieces if piece not in SPECIAL)
 
 
-def data_config(out: Path, time_mask: int, width: int = BINS, suffix: str = "") -> dict[str, object]:
+def data_config(
+    out: Path, time_mask: int, width: int = BINS, suffix: str = ""
+) -> dict[str, object]:
     """fairseq's S2TDataConfig: its recipe's, with the SpecAugment policy "LibriSpeech basic"."""
     return {
         "vocab_filename": f"dict{suffix}.txt",
-        "bpe_tokenizer": {"bpe": "sentencepiece", "sentencepiece_model": str((out / f"spm{suffix}.model").resolve())},
+        "bpe_tokenizer": {
+            "bpe": "sentencepiece",
+            "sentencepiece_model": str((out / f"spm{suffix}.model").resolve()),
+        },
         "input_channels": 1,
         "input_feat_per_channel": width,
         "shuffle": False,
@@ -275,5 +300,8 @@ def data_config(out: Path, time_mask: int, width: int = BINS, suffix: str = "") 
             "time_mask_T": time_mask,
             "time_mask_p": 1.0,
         },
-        "feature_transforms": {"*": ["utterance_cmvn"], "_train": ["utterance_cmvn", "specaugment"]},
+        "feature_transforms": {
+            "*": ["utterance_cmvn"],
+            "_train": ["utterance_cmvn", "specaugment"],
+        },
     }

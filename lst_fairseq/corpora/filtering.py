@@ -15,7 +15,7 @@ from lst_fairseq.corpora.transcription import Recognition
 from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.manifest import Row, read_manifest, unescaped
 from lst_fairseq.evaluation.languages import is_spaceless, script_language
-from lst_fairseq.utils.arguments import UsageError, finite, positive
+from lst_fairseq.utils.arguments import UsageError, at_least, finite, positive
 from lst_fairseq.utils.files import atomic_text
 from lst_fairseq.utils.flags import setting
 from lst_fairseq.utils.text_files import read_text
@@ -26,7 +26,9 @@ THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 _APOSTROPHES = regex.compile("[\u2018\u2019\u02bc\uff07`]")
 _WORD_CHARACTER = r"[\p{L}\p{M}\p{N}]"
 # All but letters, combining marks, digits and apostrophes within a word separates words.
-_SEPARATORS = regex.compile(rf"(?:[^\p{{L}}\p{{M}}\p{{N}}']|(?<!{_WORD_CHARACTER})'|'(?!{_WORD_CHARACTER}))+")
+_SEPARATORS = regex.compile(
+    rf"(?:[^\p{{L}}\p{{M}}\p{{N}}']|(?<!{_WORD_CHARACTER})'|'(?!{_WORD_CHARACTER}))+"
+)
 
 
 def normalise(text: str) -> str:
@@ -77,7 +79,11 @@ def stored_transcripts(path: Path, key: str) -> dict[tuple[str, str], str]:
         with atomic_text(path) as file:
             file.write("".join(f"{line}\n" for line in lines[:-1]))
     fields = (line.split("\t") for line in lines[1:-1])
-    return {(name, audio): transcript for name, _, transcript, audio, decoder in fields if decoder == key}
+    return {
+        (name, audio): transcript
+        for name, _, transcript, audio, decoder in fields
+        if decoder == key
+    }
 
 
 def measure(rows: Sequence[Row], recognition: Recognition, path: Path) -> dict[str, float | None]:
@@ -110,7 +116,9 @@ def choose(rates: dict[str, float], max_wer: float | None, max_examples: int | N
     """Ids of the segments to keep: those up to ``max_wer``, and of these the ones with the lowest rates."""
     kept = [name for name, rate in rates.items() if max_wer is None or rate <= max_wer]
     if max_examples is not None:
-        kept = sorted(kept, key=rates.__getitem__)[:max_examples]  # stable: of equals the first in the manifest
+        kept = sorted(kept, key=rates.__getitem__)[
+            :max_examples
+        ]  # stable: of equals the first in the manifest
     return set(kept)
 
 
@@ -129,10 +137,14 @@ def summary(rows: Sequence[Row], rates: dict[str, float], kept: set[str]) -> str
     hours = {row.id: row.n_samples / SAMPLE_RATE / 3600 for row in rows}
     lengths = {row.id: length(row) for row in rows}
     overall = sum(rate * lengths[name] for name, rate in rates.items()) / sum(lengths.values())
-    lines = [f"{unit(rows)} error rate {overall:.2%} of {len(rates)} segments, {sum(map(hours.get, rates)):.2f} h"]
+    lines = [
+        f"{unit(rows)} error rate {overall:.2%} of {len(rates)} segments, {sum(map(hours.get, rates)):.2f} h"
+    ]
     for threshold in THRESHOLDS:
         names = [name for name, rate in rates.items() if rate <= threshold]
-        lines.append(f"  up to {threshold:4.0%}: {len(names):8d} segments {sum(map(hours.get, names)):9.2f} h")
+        lines.append(
+            f"  up to {threshold:4.0%}: {len(names):8d} segments {sum(map(hours.get, names)):9.2f} h"
+        )
     lines.append(f"kept {len(kept)} segments, {sum(map(hours.get, kept)):.2f} h")
     return "\n".join(lines)
 
@@ -175,7 +187,7 @@ class WerLimits:
     """Which training segments are kept by their error rates; all of them by default.
 
     Raises:
-        UsageError: a folder that no manifest can name.
+        UsageError: a folder that no manifest can name, or no number of segments.
     """
 
     max_wer: float | None = setting(
@@ -194,6 +206,8 @@ class WerLimits:
     skip_bad_audio: bool = setting("leave out and count segments with broken audio", False)
 
     def __post_init__(self) -> None:
+        if self.max_examples is not None:
+            at_least(1, max_examples=self.max_examples)
         if any(character in self.audio_root for character in "\t\r\n"):
             raise UsageError(
                 f"--audio-root {self.audio_root!r}: has a tab or line break in it; rename the folder"

@@ -81,7 +81,9 @@ class LibriSpeech(Corpus):
     def read(self, split: str, out: Path) -> Split:
         lines = list(self._lines(self.place / split))
         if not lines:
-            raise PrepError(f"{self.place / split}: holds no {self.layout.partition('/')[2]}; {REMEDY}")
+            raise PrepError(
+                f"{self.place / split}: holds no {self.layout.partition('/')[2]}; {REMEDY}"
+            )
         audio = (line.audio for line in lines)
         headers = stored_audio_headers(audio, out / "headers.txt", f"{split}: audio headers")
 

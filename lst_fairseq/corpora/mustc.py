@@ -62,7 +62,9 @@ def _parse_segments(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        raise PrepError(f"{path}:{line}: not YAML ({getattr(error, 'problem', error)}); {remedy}") from None
+        raise PrepError(
+            f"{path}:{line}: not YAML ({getattr(error, 'problem', error)}); {remedy}"
+        ) from None
 
 
 def locate(
@@ -81,7 +83,9 @@ def locate(
             "unpack the corpus again"
         ) from None
     if start < 0 or frames < 0:
-        raise PrepError(f"{where}: offset {offset} and duration {duration} must not be negative; correct the line")
+        raise PrepError(
+            f"{where}: offset {offset} and duration {duration} must not be negative; correct the line"
+        )
     over = start + frames - info.frames
     if over > max(1, max_clip_seconds * info.rate) or start >= info.frames:
         raise PrepError(

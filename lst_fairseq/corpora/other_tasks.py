@@ -38,7 +38,7 @@ def write_text_manifests(
         say: is given a line for each split.
 
     Raises:
-        ManifestError: a segment has no transcript, named.
+        ManifestError, Unreadable: a segment has no transcript, named, or a file cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
     for split in splits:
@@ -58,7 +58,9 @@ def read_transcripts(path: Path) -> dict[str, str]:
     except csv.Error as error:
         raise ManifestError(f"{path}: {error}; recognise that split again") from None
     except KeyError as error:
-        raise ManifestError(f"{path}:1: no column {error}; it has to have id and transcript") from None
+        raise ManifestError(
+            f"{path}:1: no column {error}; it has to have id and transcript"
+        ) from None
 
 
 def write_text(manifest: Path, out: Path, transcripts: dict[str, str] | None) -> int:
@@ -72,10 +74,14 @@ def write_text(manifest: Path, out: Path, transcripts: dict[str, str] | None) ->
         text = row.src_text
         if transcripts is not None:
             if row.id not in transcripts:
-                raise ManifestError(f"{manifest}:{row.line}: no transcript of {row.id}; recognise the whole split")
+                raise ManifestError(
+                    f"{manifest}:{row.line}: no transcript of {row.id}; recognise the whole split"
+                )
             text = transcripts[row.id].strip() or NOTHING_RECOGNISED
         elif not text.strip():
-            raise ManifestError(f"{manifest}:{row.line}: {row.id} has no src_text; give --transcripts")
+            raise ManifestError(
+                f"{manifest}:{row.line}: {row.id} has no src_text; give --transcripts"
+            )
         columns = {name: getattr(row, name) for name in COLUMNS if hasattr(row, name)}
         rows.append({**columns, "audio": "", "n_frames": 0, "src_text": text, "task": "mt"})
     write_manifest(out, rows)
@@ -100,6 +106,8 @@ def write_transcription(manifest: Path, out: Path) -> tuple[int, int]:
         if (row.get("src_text") or "").strip()
     ]
     if not kept:
-        raise ManifestError(f"{manifest}: no segment has a transcript, which the column src_text has to hold")
+        raise ManifestError(
+            f"{manifest}: no segment has a transcript, which the column src_text has to hold"
+        )
     write_manifest(out, kept)
     return len(kept), len(rows)

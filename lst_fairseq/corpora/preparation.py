@@ -1,4 +1,4 @@
-"""What the scripts that prepare a corpus share: reading its text files and audio headers, and config.yaml."""
+"""What the preparations of corpora share: reading text files and audio headers, and config.yaml."""
 
 import logging
 import os
@@ -58,7 +58,9 @@ def read_lines(path: Path, remedy: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[str, AudioInfo | AudioError]:
+def stored_audio_headers(
+    paths: Iterable[str], store: Path, label: str
+) -> dict[str, AudioInfo | AudioError]:
     """Header of each distinct file, or the error that reading it gave, with headers kept in a file as they are read.
 
     A corpus of a million clips takes hours of opening files on a network file system: a run that was interrupted reads
@@ -95,7 +97,9 @@ def stored_audio_headers(paths: Iterable[str], store: Path, label: str) -> dict[
     headers: dict[str, AudioInfo | AudioError] = {}
     with closing(_Store(store)) as kept, ThreadPoolExecutor(max_workers=16) as pool:
         try:
-            results = tqdm(pool.map(read, distinct), label, len(distinct), unit="file", delay=2, leave=False)
+            results = tqdm(
+                pool.map(read, distinct), label, len(distinct), unit="file", delay=2, leave=False
+            )
             for path, (header, line) in zip(distinct, results, strict=True):
                 headers[path] = header
                 if line:
@@ -149,5 +153,7 @@ def _read_store(store: Path) -> dict[str, tuple[str, AudioInfo]]:
 def _parse_store(text: str) -> Iterator[tuple[str, tuple[str, AudioInfo]]]:
     for line in text.split("\n")[:-1]:
         fields = line.split("\t", 4)
-        if len(fields) == 5 and all(field.isdecimal() for field in fields[1:4]):  # any other is read anew
+        if len(fields) == 5 and all(
+            field.isdecimal() for field in fields[1:4]
+        ):  # any other is read anew
             yield fields[4], (fields[0], AudioInfo(*map(int, fields[1:4])))

@@ -17,9 +17,7 @@ class AlignmentOptions:
     segments: int = setting("to measure on, spread evenly over the manifest", 100, metavar="N")
     candidates: int = setting("transcripts to choose from", 20, metavar="N")
     pictures: int = setting("utterances to draw", 3, metavar="N")
-    layer: int | None = setting(
-        "of the LLM, whose attention is drawn", None, unset="mean over all"
-    )
+    layer: int | None = setting("of the LLM, whose attention is drawn", None, unset="mean over all")
     max_len: int = setting("tokens of a drawn translation", 200)
     seed: int = setting("of the draw of other transcripts", 1)
     batch_size: int = setting("segments at once", 8)

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,30 +95,13 @@ class ScoringOptions:
         "interpreter that has COMET", None, metavar="PYTHON", unset="this one"
     )
 
+    triples: int = setting("source/hypothesis/reference triples to show", 0, metavar="N")
+
     def __post_init__(self) -> None:
         if self.after is not None and not self.after.strip():
             raise UsageError("--after: give a text that is not blank, such as ' => '")
         if self.rate is not None and self.rate < 1:
             raise UsageError(f"--rate {self.rate}: give samples a second, such as 16000")
-
-
-def read_translated(manifest: Path, output: Path) -> tuple[list[Row], list[str]]:
-    """A manifest's rows, and a hypothesis for each of them.
-
-    Args:
-        manifest: that was translated; its audio need not be there.
-        output: fairseq-generate's generate-SUBSET.txt.
-
-    Raises:
-        ManifestError: the manifest cannot be read.
-        ScoreError: the output cannot, or has too few or too many hypotheses.
-    """
-    rows = read_manifest(manifest, check_audio=False).rows
-    generated = read_generated(output)
-    try:
-        return rows, in_order(generated, len(rows))
-    except ScoreError as error:
-        raise ScoreError(f"{output} for {manifest}: {error}") from None
 
 
 def triples(rows: Sequence[Row], hypotheses: Sequence[str], count: int) -> Iterator[str]:
@@ -132,8 +115,11 @@ def triples(rows: Sequence[Row], hypotheses: Sequence[str], count: int) -> Itera
         )
 
 
-def score_file(
-    manifest: Path, rows: Sequence[Row], hypotheses: Sequence[str], options: ScoringOptions
+def score_split(
+    manifest: Path,
+    output: Path,
+    options: ScoringOptions | None = None,
+    say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Everything that goes into a score file, as :func:`read_scores` of ``comparison`` reads it.
 
@@ -141,44 +127,53 @@ def score_file(
     the marker, which count as empty, and of durations that are guessed.
 
     Args:
-        manifest: that was translated.
-        rows: all of its segments.
-        hypotheses: one for each of them.
+        manifest: that was translated; its audio need not be there.
+        output: fairseq-generate's generate-SUBSET.txt.
         options: how to score.
+        say: is given a line for each score as soon as it is there.
 
     Raises:
-        ScoreError: the language, the tokeniser, the log or COMET does not do.
+        ManifestError: the manifest cannot be read.
+        ScoreError: the output cannot, or has too few or too many hypotheses; or the language, the
+            tokeniser, the log or COMET does not do.
     """
-    name = options.name or manifest.stem
+    options = options or ScoringOptions()
+    name = options.name or output.stem
+    rows, hypotheses = _translated(manifest, output)
+    for text in triples(rows, hypotheses, options.triples):
+        say(text)
+    model = read_signature(options.log) if options.log else None
+    speed = read_speed(options.log) if options.log else None
     hypotheses, references = _marked(rows, hypotheses, options.after)
     language, tokenize = _tokenizer(manifest, rows, references, options)
     result = score(hypotheses, references, tokenize, language)
     content: dict[str, Any] = {"name": name, **asdict(result), "tokenize": tokenize}
+    say(result.line(name))
     transcripts = all(row.task == "asr" for row in rows)
     sources = [row.src_text for row in rows]
     if transcripts:
-        content |= transcript_error_rates(hypotheses, references, language)
+        content |= _error_rates(hypotheses, references, language, say)
     if options.comet:
         python = options.comet_python or sys.executable
-        content["comet"] = comet_score(
-            options.comet, python, sources, hypotheses, references
-        )
+        content["comet"] = comet_score(options.comet, python, sources, hypotheses, references)
+        say(f"  COMET = {content['comet']:.4f} ({options.comet.name})")
     seconds, assumed = segment_seconds(manifest, rows, options.rate)
     if assumed:
         logger.warning(
             f"durations of {assumed} segments taken at 16 kHz: their audio is not here (see --rate)"
         )
-    content["durations"] = by_duration(
-        hypotheses, references, seconds, tokenize, transcripts, language
+    durations = by_duration(hypotheses, references, seconds, tokenize, transcripts, language)
+    content["durations"] = durations
+    parts = (
+        f"{each} s {d['bleu']:.2f} ({d['segments']} segments)" for each, d in durations.items()
     )
-    model = read_signature(options.log) if options.log else None
-    speed = read_speed(options.log) if options.log else None
+    say(f"  BLEU by duration: {', '.join(parts)}")
     settings = {"split": manifest.stem, **dict(options.extra)}
     depends = {**settings, "system": name, "after": options.after}
     content["full_signature"] = full_signature(result.signature, len(rows), depends, model)
+    say(f"  signature: {content['full_signature']}")
     optional = {"after": options.after, "model": model, "segments_per_second": speed}
-    content |= {key: value for key, value in optional.items() if value}
-    content |= settings
+    content |= {key: value for key, value in optional.items() if value} | settings
     content["sentences"] = {
         "ids": [row.id for row in rows],
         "sources": sources,
@@ -188,28 +183,28 @@ def score_file(
     return content
 
 
-def score_lines(content: Mapping[str, Any], comet: str = "") -> list[str]:
-    """What there is to say of a score file: its scores, BLEU by duration, and the whole signature.
+def _translated(manifest: Path, output: Path) -> tuple[list[Row], list[str]]:
+    """A manifest's rows, and a hypothesis for each of them."""
+    rows = read_manifest(manifest, check_audio=False).rows
+    generated = read_generated(output)
+    try:
+        return rows, in_order(generated, len(rows))
+    except ScoreError as error:
+        raise ScoreError(f"{output} for {manifest}: {error}") from None
 
-    Args:
-        content: as :func:`score_file` returned it.
-        comet: name of the COMET model, if the split was scored with one.
-    """
-    found = Score(*(content[key] for key in Score.__dataclass_fields__))
-    lines = [found.line(content["name"])]
+
+def _error_rates(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    language: str,
+    say: Callable[[str], object],
+) -> dict[str, float]:
+    rates = transcript_error_rates(hypotheses, references, language)
     for key in ("wer", "cer"):
-        if key in content:
-            raw = f"{content[f'{key}_raw']:.2f} as it is"
-            rates = f"{content[key]:.2f} lower case without punctuation, {raw}"
-            lines.append(f"  {key.upper()} = {rates}")
-    if "comet" in content:
-        lines.append(f"  COMET = {content['comet']:.4f} ({comet})")
-    parts = (
-        f"{name} s {each['bleu']:.2f} ({each['segments']} segments)"
-        for name, each in content["durations"].items()
-    )
-    lines.append(f"  BLEU by duration: {', '.join(parts)}")
-    return [*lines, f"  signature: {content['full_signature']}"]
+        if key in rates:
+            figures = f"{rates[key]:.2f} lower case without punctuation"
+            say(f"  {key.upper()} = {figures}, {rates[f'{key}_raw']:.2f} as it is")
+    return rates
 
 
 def _marked(

@@ -4,6 +4,7 @@ The model is built from configurations, with its real classes, on torch's meta d
 and not computed by a formula; ``activations.py`` counts what its forward pass saves.
 """
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from lst_fairseq.planning.activations import ATTENTION, PACKED_ATTENTION, Batch
 from lst_fairseq.planning.estimate import ADAM_STATES, estimates
 from lst_fairseq.planning.planned_run import PlannedRun
 from lst_fairseq.planning.what_fits import cheapest
+from lst_fairseq.utils.checksums import read_model_json
 
 #: Backbones of the paper's architectures: LLaMA-2 (Touvron et al., 2023) and wav2vec 2.0 large LV-60 with CTC.
 LLAMA_2 = {"vocab_size": 32_000, "max_position_embeddings": 4096, "tie_word_embeddings": False, "dtype": "float16"}
@@ -103,12 +105,12 @@ def plan(run: PlannedRun, cfg: Any = None) -> dict[str, Any]:
 
     Args:
         run: backbones, GPUs and batches.
-        cfg: LstModelConfig, or anything with its fields; what an architecture sets is filled in.
+        cfg: LstModelConfig, or anything with its fields, where the architecture's are not wanted.
 
     Raises:
         ValueError: a setting is not valid, or a backbone is needed and not given.
     """
-    cfg = LstModelConfig() if cfg is None else cfg
+    cfg = LstModelConfig() if cfg is None else copy.deepcopy(cfg)
     asked = cfg.llm_gradient_checkpointing
     apply_architecture(cfg, run.arch)
     brought = not asked and "llm_gradient_checkpointing" in architecture(cfg, run.arch)
@@ -163,7 +165,7 @@ def _frontend_settings(run: PlannedRun) -> dict[str, Any]:
         directory = _directory(run, "speech_encoder")
         config = model_config(directory, "--speech-encoder", known=transformers_kinds())
         file = directory / "preprocessor_config.json"
-        preprocessor = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        preprocessor = read_model_json(file) if file.is_file() else {}
     config_values = json.loads(config.to_json_string(use_diff=False))
     return {"kind": config.model_type, "config": config_values, "preprocessor": preprocessor}
 

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 
 from lst_fairseq.models.architectures import ARCHITECTURES
-from lst_fairseq.utils.arguments import positive, positive_number
+from lst_fairseq.utils.arguments import UsageError, at_least, positive, positive_number
 from lst_fairseq.utils.flags import setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """A training run: its backbones, GPUs and batches. The model's settings are fairseq-train's."""
+    """A training run: its backbones, GPUs and batches. The model's settings are fairseq-train's.
+
+    Raises:
+        UsageError: an architecture that there is not, or a number that is none.
+    """
 
     arch: str = setting("lst_7b and lst_13b are the paper's", choices=tuple(ARCHITECTURES))
     llm: str | None = setting(
@@ -31,3 +35,15 @@ class PlannedRun:
     seconds: float = setting("length of each", 30.0, type=positive_number)
     prompt_tokens: int = setting("tokens of the prompt", 40, type=positive)
     target_tokens: int = setting("tokens of a translation", 100, type=positive)
+
+    def __post_init__(self) -> None:
+        if self.arch not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise UsageError(f"--arch {self.arch}: no such architecture; there are: {known}")
+        at_least(
+            1,
+            gpus=self.gpus,
+            batch_size=self.batch_size,
+            prompt_tokens=self.prompt_tokens,
+            target_tokens=self.target_tokens,
+        )

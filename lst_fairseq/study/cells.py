@@ -27,7 +27,7 @@ import yaml
 from lst_fairseq.corpora.preparation import config_text
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study
-from lst_fairseq.study.recipe import recipe, recipe_root
+from lst_fairseq.study.recipe import lst_command, recipe, recipe_root
 from lst_fairseq.utils.text_files import Unreadable, read_data
 
 KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
@@ -122,7 +122,7 @@ class Plan:
     Args:
         study: what to run.
         out: folder of all that it makes.
-        python: interpreter for commands that are not the recipe's.
+        python: interpreter whose ``lst`` runs what the recipe does not.
     """
 
     def __init__(self, study: Study, out: Path, python: str = sys.executable):
@@ -275,8 +275,7 @@ class Plan:
         return Step("alignment", name, work, key, (command,), {}, needs=(stage1,))
 
     def _lst(self, *words: str) -> str:
-        """A call of ``lst`` by the plan's own interpreter."""
-        return shlex.join([self.python, "-m", "lst_fairseq.cli", *words])
+        return shlex.join([*lst_command(self.python), *words])
 
 
 def _script(name: str) -> str:

@@ -175,7 +175,7 @@ def read_study(path: str | Path) -> Study:
     """
     path = Path(path)
     try:
-        content = read_yaml(path, "examples/study has studies to start from")
+        content = read_yaml(path, "examples/study of the repository has studies to start from")
     except YamlError as error:
         raise StudyError(str(error)) from None
     try:

@@ -43,7 +43,18 @@ def recipe() -> Path:
     return recipe_root() / _SETTINGS.parent
 
 
+def lst_command(python: str) -> list[str]:
+    """The command ``lst`` of an interpreter's environment; by ``-m``, which imports from the current
+    directory first, only where there is none."""
+    beside = Path(python).with_name("lst")
+    return [str(beside)] if beside.exists() else [python, "-m", "lst_fairseq.cli"]
+
+
+def checkout() -> Path | None:
+    """The checkout that the package lies in, if it does: what PYTHONPATH has to name."""
+    return _ABOVE if recipe_root() == _ABOVE else None
+
+
 def study_folder(name: str) -> Path:
     """Where a study goes unless told: into the checkout, or else into the current directory."""
-    root = _ABOVE if recipe_root() == _ABOVE else Path.cwd()
-    return root / "results" / "study" / name
+    return (checkout() or Path.cwd()) / "results" / "study" / name

@@ -22,6 +22,7 @@ from typing import Any
 from lst_fairseq.study.cells import Plan, Step
 from lst_fairseq.study.grid import Arm, Study, recipe_settings
 from lst_fairseq.study.progress import finished, inspect, last_lines, read_record
+from lst_fairseq.study.recipe import checkout, lst_command
 from lst_fairseq.utils.files import InUse, Lock, atomic_text
 
 # Runs the script of argument 2 and writes what it used to argument 1. A process of its own, since the kernel counts the
@@ -182,10 +183,11 @@ class Runner:
         known = {*recipe_settings(), "SETTINGS"}
         environment = {name: value for name, value in os.environ.items() if name not in known}
         environment |= step.environment
-        # `lst` and fairseq's commands lie beside this interpreter, whether its environment is
-        # active or not.
-        beside = str(Path(sys.executable).parent)
-        environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", os.defpath)])
+        # `lst` and fairseq's commands lie beside an environment's interpreter, active or not.
+        beside = Path(sys.executable).parent
+        if (beside / "lst").exists():
+            path = environment.get("PATH", os.defpath)
+            environment["PATH"] = os.pathsep.join([str(beside), path])
         threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         if self.gpus:
@@ -331,7 +333,9 @@ def slurm_script(
     """
     directives = "".join(f"#SBATCH --{option.strip()}\n" for option in options.split(";") if option.strip())
     arguments = [str(study_file), "--out", str(out), *(["--rehearse"] if rehearse else [])]
-    command = shlex.join([python, "-m", "lst_fairseq.cli", "study", *arguments])
+    command = shlex.join([*lst_command(python), "study", *arguments])
+    own = checkout()
+    path = f"export PYTHONPATH={shlex.quote(str(own))}${{PYTHONPATH:+:$PYTHONPATH}}\n" if own else ""
     arms = "\n".join(f"#   {number}  {arm.label}" for number, arm in enumerate(study.arms))
     return f"""#!/usr/bin/env bash
 #SBATCH --job-name={study.name}
@@ -342,5 +346,5 @@ def slurm_script(
 # A task that was ended goes on where it stopped when it is submitted again. Afterwards, for the report:
 #   {command} --report
 set -euo pipefail
-exec {command} --arm "$SLURM_ARRAY_TASK_ID" --jobs 1
+{path}exec {command} --arm "$SLURM_ARRAY_TASK_ID" --jobs 1
 """

@@ -68,6 +68,7 @@ def write_report(plan: Plan, samples: int = 1000) -> str:
     Returns:
         The report's tables, and which files were written.
     """
+    plan.out.mkdir(parents=True, exist_ok=True)
     found = collect(plan)
     for name, lines in (("results.jsonl", found["cells"]), ("search.jsonl", found["search"])):
         with atomic_text(plan.out / name) as file:

@@ -13,9 +13,9 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 logger = logging.getLogger(__name__)
 
@@ -250,17 +250,3 @@ def print_any_name() -> None:
     """Let standard output take names of files that are no UTF-8, as standard error does."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def file_errors_in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command end with one line, and status 1, where a file cannot be read or written, whatever it is called."""
-
-    @functools.wraps(main)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        print_any_name()
-        try:
-            return main(*args, **kwargs)
-        except OSError as error:
-            raise SystemExit(f"error: {explained(error)}") from None
-
-    return wrapped

@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
@@ -29,6 +31,14 @@ def setting(
     return dataclasses.field(default=default, metadata=about)
 
 
+class _Switch(argparse.BooleanOptionalAction):
+    """As its base, which on Python 3.10 adds the default to the help by itself."""
+
+    def __init__(self, *args: Any, help: str | None = None, **kwargs: Any):
+        super().__init__(*args, help=help, **kwargs)
+        self.help = help
+
+
 def add_settings(
     parser: Any, settings: type, defaults: object | None = None, required: bool = True
 ) -> None:
@@ -39,24 +49,34 @@ def add_settings(
         settings: the dataclass, whose fields are of :func:`setting`.
         defaults: one of it, which has other defaults than its fields.
         required: whether the command needs what has no default.
+
+    Raises:
+        TypeError: a field's type tells not how its text is read, and nothing else does.
     """
+    hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        about = field.metadata
+        about, hint = field.metadata, hints[field.name]
         default = field.default if defaults is None else getattr(defaults, field.name)
         options = {"dest": field.name, "help": about["help"], **about["options"]}
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if is_union else (hint,)
+        kinds = [each for each in kinds if each is not type(None)]  # "X | None" is read as X
+        if kinds == [bool]:
+            options["action"] = _Switch
+        elif len(kinds) == 1 and kinds[0] in (str, int, float, Path):
+            options.setdefault("type", kinds[0])
+        elif "type" not in options:
+            raise TypeError(
+                f"{settings.__name__}.{field.name}: give its setting() a type for {hint}"
+            )
         if default is dataclasses.MISSING:
             options["required"] = required
         else:
             options["default"] = default
             shown = about["unset"] if default is None else default
-            if field.type is bool:
-                shown = "yes" if default else "no"
+            shown = {True: "yes", False: "no"}[shown] if kinds == [bool] and shown != "" else shown
             options["help"] += f" (default: {shown})" if shown not in ("", ()) else ""
-        if field.type is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            named = typing.get_args(field.type) or (field.type,)  # "X | None" is read as X
-            options.setdefault("type", named[0])
+        options["help"] = options["help"].replace("%", "%%")
         parser.add_argument(about["flag"] or f"--{field.name.replace('_', '-')}", **options)
 
 

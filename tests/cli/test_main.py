@@ -1,6 +1,7 @@
 """``lst``: its verbs, and what they have in common: help, errors in one line, exit status."""
 
 import importlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,11 +93,24 @@ def test_an_error_that_is_meant_is_one_line(monkeypatch, tmp_path):
     for error, line in (
         (CheckpointError("x.pt: not one"), "error: x.pt: not one"),
         (FileNotFoundError(2, "No such file or directory", "x"), "error: x: No such file or "),
-        (KeyboardInterrupt(), "interrupted"),
     ):
         with pytest.raises(SystemExit) as stopped:
             ends_with(error, monkeypatch)
         assert str(stopped.value).startswith(line)
+
+
+INTERRUPTED = """
+from lst_fairseq.cli import main, user_dir
+def run(args):
+    raise KeyboardInterrupt
+user_dir.run = run
+main.main(["user-dir"])
+"""
+
+
+def test_an_interrupted_one_ends_by_the_signal_so_that_a_shell_stops_too():
+    result = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "interrupted\n")
 
 
 def test_an_error_that_is_not_keeps_its_traceback(monkeypatch):

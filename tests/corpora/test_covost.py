@@ -172,7 +172,7 @@ def test_an_mp3_that_does_not_tell_its_length(corpus):
 
 def test_tables_that_cannot_be_read_are_named(corpus):
     assert "language pairs in" in failure(corpus, src="fr") and "en_de" in failure(corpus, src="fr")
-    assert "en_de: no split dev; there are: train, test" in failure(corpus, "--splits", "dev")
+    assert "covost_v2.en_de: no split dev; there are: train, test" in failure(corpus, "--splits", "dev")
     assert "--clips names the folder" in failure(corpus, "--clips", str(corpus / "nowhere"))
     table = corpus / "covost" / "covost_v2.en_de.train.tsv"
     table.write_text(table.read_text() + "one\ttwo\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lst_fairseq import errors
 from lst_fairseq.data.audio import AudioError, Segment
 from lst_fairseq.data.manifest import ManifestError, read_manifest
 from lst_fairseq.data.prompt import language_name
@@ -66,3 +67,27 @@ def test_other_errors_and_other_programs_keep_their_traceback(
     assert "Traceback" in shown(foreign, capsys) and "Traceback" not in shown(mine, capsys)
     monkeypatch.setenv("LST_TRACEBACK", "1")
     assert "Traceback" in shown(mine, capsys)
+
+
+#: Of a module of the package: what is raised on purpose, and what only happens to be.
+MEANT = {
+    "plain": "raise ValueError('a setting')",
+    "in place of another": "try:\n    int('x')\nexcept ValueError:\n    raise RuntimeError('a') from None",
+    "of the system": "open('/nowhere/at/all')",
+}
+BUGS = {
+    "builtin": "int('x')",
+    "unpacking": "a, b = [1]",
+    "lengths": "list(zip([1], [], strict=True))",
+    "import": "from os import nothing_such",
+    "kind": "raise KeyError('x')",
+}
+
+
+@pytest.mark.parametrize("name", [*MEANT, *BUGS])
+def test_what_was_raised_on_purpose_is_told_from_a_fault(name: str) -> None:
+    text = (MEANT | BUGS)[name]
+    code = compile(text, str(Path(errors.__file__).with_name("made_up.py")), "exec")
+    error = raised(exec, code)
+    assert errors.is_meant(error) == (name in MEANT)
+    assert not errors.is_meant(ValueError("never raised"))

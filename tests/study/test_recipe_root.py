@@ -49,6 +49,13 @@ def test_what_pip_has_put_into_a_target_folder(packages):
     assert find() == packages / "share" / "lst-fairseq"
 
 
+def test_the_command_beside_an_interpreter_is_taken(tmp_path):
+    python = str(tmp_path / "python")
+    assert recipe.lst_command(python) == [python, "-m", "lst_fairseq.cli"]
+    (tmp_path / "lst").touch()
+    assert recipe.lst_command(python) == [str(tmp_path / "lst")]
+
+
 def test_neither_is_a_line_with_the_remedy(packages, monkeypatch):
     message = f"examples/mustc was not installed with the package in {packages}: install"
     with pytest.raises(StudyError, match=message):

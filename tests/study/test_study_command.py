@@ -98,6 +98,7 @@ def test_slurm_array(studies, command, capsys, monkeypatch, tmp_path):
     command("--slurm", str(tmp_path / "study.sbatch"), "--slurm-options", "gpus=1;time=8:00:00")
     text = (tmp_path / "study.sbatch").read_text()
     assert "#SBATCH --array=0-2\n" in text and "#SBATCH --gpus=1\n#SBATCH --time=8:00:00\n" in text
+    assert f"\nexport PYTHONPATH={REPOSITORY}${{PYTHONPATH:+:$PYTHONPATH}}\nexec " in text
     assert '--arm "$SLURM_ARRAY_TASK_ID"' in text and studies.trainings() == []
     assert text == slurm_script(tmp_path / "study.yaml", plan.study, plan.out, sys.executable, "gpus=1;time=8:00:00")
     assert os.system(f"bash -n {tmp_path / 'study.sbatch'}") == 0

@@ -178,7 +178,8 @@ def test_names_that_are_no_utf8_can_be_printed_and_written(tmp_path, monkeypatch
     name = os.fsdecode(b"\xff.tsv")
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="utf-8"))
-    files.file_errors_in_one_line(print)(name, flush=True)
+    files.print_any_name()
+    print(name, flush=True)
     assert output.getvalue() == b"\\udcff.tsv\n"
     with atomic_text(tmp_path / "a.json") as file:
         json.dump({"name": name, "text": "ä\u2028"}, file, ensure_ascii=False)

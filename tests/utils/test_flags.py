@@ -1,8 +1,9 @@
 """Flags from a dataclass's fields, and the dataclass from them."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
+from typing import Optional, Union
 
 import pytest
 
@@ -51,3 +52,22 @@ def test_help_and_refusals(capsys):
         with pytest.raises(SystemExit):
             parser().parse_args(words)
         assert said in capsys.readouterr().err
+
+
+def test_types_are_read_however_they_are_written(capsys):
+    made = parser_of({"a": Optional[int], "b": "float | None", "c": Union[None, Path]}, None)
+    args = made.parse_args("--a 3 --b 0.5 --c x".split())
+    assert (args.a, args.b, args.c) == (3, 0.5, Path("x"))
+    made = parser_of({"a": bool | None}, None)
+    assert [made.parse_args(words).a for words in ([], ["--a"], ["--no-a"])] == [None, True, False]
+    assert "50 % (default: 5%)" in " ".join(parser_of({"a": str}, "5%", "50 %").format_help().split())
+    for kind in (list[str], int | str):
+        with pytest.raises(TypeError, match=r"^Made.a: give its setting\(\) a type for "):
+            parser_of({"a": kind}, None)
+
+
+def parser_of(types: dict[str, object], default: object, about: str = "") -> argparse.ArgumentParser:
+    fields = [(name, kind, setting(about, default)) for name, kind in types.items()]
+    made = argparse.ArgumentParser()
+    add_settings(made, make_dataclass("Made", fields))
+    return made
