@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,17 +104,6 @@ class ScoringOptions:
             raise UsageError(f"--rate {self.rate}: give samples a second, such as 16000")
 
 
-def triples(rows: Sequence[Row], hypotheses: Sequence[str], count: int) -> Iterator[str]:
-    """Source, hypothesis and reference of ``count`` segments, spread evenly; four lines each."""
-    count = min(count, len(rows))
-    for index in (i * len(rows) // count for i in range(count)):
-        row = rows[index]
-        yield (
-            f"[{row.id}]\n  source      {row.src_text}\n  hypothesis  {hypotheses[index]}\n"
-            f"  reference   {row.tgt_text}"
-        )
-
-
 def score_split(
     manifest: Path,
     output: Path,
@@ -140,8 +129,7 @@ def score_split(
     options = options or ScoringOptions()
     name = options.name or output.stem
     rows, hypotheses = _translated(manifest, output)
-    for text in triples(rows, hypotheses, options.triples):
-        say(text)
+    _say_triples(rows, hypotheses, options.triples, say)
     model = read_signature(options.log) if options.log else None
     speed = read_speed(options.log) if options.log else None
     hypotheses, references = _marked(rows, hypotheses, options.after)
@@ -159,15 +147,11 @@ def score_split(
         say(f"  COMET = {content['comet']:.4f} ({options.comet.name})")
     seconds, assumed = segment_seconds(manifest, rows, options.rate)
     if assumed:
-        logger.warning(
-            f"durations of {assumed} segments taken at 16 kHz: their audio is not here (see --rate)"
-        )
+        where = "their audio is not here (see --rate)"
+        logger.warning(f"durations of {assumed} segments taken at 16 kHz: {where}")
     durations = by_duration(hypotheses, references, seconds, tokenize, transcripts, language)
     content["durations"] = durations
-    parts = (
-        f"{each} s {d['bleu']:.2f} ({d['segments']} segments)" for each, d in durations.items()
-    )
-    say(f"  BLEU by duration: {', '.join(parts)}")
+    say(f"  BLEU by duration: {_in_words(durations)}")
     settings = {"split": manifest.stem, **dict(options.extra)}
     depends = {**settings, "system": name, "after": options.after}
     content["full_signature"] = full_signature(result.signature, len(rows), depends, model)
@@ -191,6 +175,24 @@ def _translated(manifest: Path, output: Path) -> tuple[list[Row], list[str]]:
         return rows, in_order(generated, len(rows))
     except ScoreError as error:
         raise ScoreError(f"{output} for {manifest}: {error}") from None
+
+
+def _say_triples(
+    rows: Sequence[Row], hypotheses: Sequence[str], count: int, say: Callable[[str], object]
+) -> None:
+    """Source, hypothesis and reference of ``count`` segments, spread evenly; four lines each."""
+    count = min(count, len(rows))
+    for index in (i * len(rows) // count for i in range(count)):
+        row = rows[index]
+        say(
+            f"[{row.id}]\n  source      {row.src_text}\n  hypothesis  {hypotheses[index]}\n"
+            f"  reference   {row.tgt_text}"
+        )
+
+
+def _in_words(durations: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = durations.items()
+    return ", ".join(f"{s} s {each['bleu']:.2f} ({each['segments']} segments)" for s, each in parts)
 
 
 def _error_rates(
