@@ -4,9 +4,10 @@ examples:
   lst average results/stage2 --last 5 --out results/stage2/checkpoint_average5.pt
   lst average checkpoint_1_500.pt checkpoint_1_1000.pt --out average.pt
 
-Works on checkpoints of this plugin (which hold what was trained) and on those of fairseq's own models. A folder stands
-for the --last or --at-most checkpoints in it. The result holds no state of the optimiser: it translates, or starts
-another run (--finetune-from-model), but training does not go on from it.
+Works on checkpoints of this plugin (which hold what was trained) and on those of fairseq's own
+models. A folder stands for the --last or --at-most checkpoints in it. The result holds no state of
+the optimiser: it translates, or starts another run (--finetune-from-model), but training does not
+go on from it.
 """
 
 import argparse

@@ -5,16 +5,18 @@ examples:
   lst check data/mustc-de                    # every .tsv in the folder
   lst check --audio-root /corpora --json report.json --show 20 my/train.tsv my/dev.tsv
 
-A manifest is tab separated with the columns id, audio (PATH or PATH:OFFSET:FRAMES, empty for text alone), n_frames,
-tgt_text and, where known, src_text, speaker, src_lang, tgt_lang, task. Every kind of finding is counted, and the first
-lines of each are named. Manifests whose name begins with "train" are compared with the others, by audio and by text.
+A manifest is tab separated with the columns id, audio (PATH or PATH:OFFSET:FRAMES, empty for text
+alone), n_frames, tgt_text and, where known, src_text, speaker, src_lang, tgt_lang, task. Every kind
+of finding is counted, and the first lines of each are named. Manifests whose name begins with
+"train" are compared with the others, by audio and by text.
 
     error    training or decoding would stop, or the scores would be void (train and test share audio)
     warning  worth a look: much of it is normal in small numbers ("OK." is "OK." in most languages)
     note     handled when the data is read
 
-Audio is refused as training would: missing, cut short, more than the header tells of. Mono wav costs a header a file;
-compressed files are read to their end, and segments of several channels decoded: --headers-only leaves that out.
+Audio is refused as training would: missing, cut short, more than the header tells of. Mono wav
+costs a header a file; compressed files are read to their end, and segments of several channels
+decoded: --headers-only leaves that out.
 
 Exit status: 1 if there is any error, else 0.
 """

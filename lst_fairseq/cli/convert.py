@@ -5,8 +5,8 @@ examples:
   lst convert stage1/checkpoint_last.pt sharded/checkpoint_last.pt   # quick to start from
   lst convert stage2/checkpoint_best.pt model.pt --without-optimizer   # a third as large
 
-A sharded checkpoint is a small file and a folder of that file's name with `.shards`; keep the two beside each other.
-Memory: a whole checkpoint's size when one is written, little when shards are.
+A sharded checkpoint is a small file and a folder of that file's name with `.shards`; keep the two
+beside each other. Memory: a whole checkpoint's size when one is written, little when shards are.
 """
 
 import argparse

@@ -6,8 +6,9 @@ examples:
   fairseq-generate DATA --user-dir $(lst user-dir) --task lst_st --path exported --gen-subset tst-COMMON
   lst translate --checkpoint exported audio.wav
 
-Low-rank updates are merged into the LLM. Without --with-frontend a speech encoder that was not trained is named by its
-path and fingerprint, and --speech-encoder says where it lies when the directory is used elsewhere.
+Low-rank updates are merged into the LLM. Without --with-frontend a speech encoder that was not
+trained is named by its path and fingerprint, and --speech-encoder says where it lies when the
+directory is used elsewhere.
 """
 
 import argparse

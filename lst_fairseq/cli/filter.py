@@ -7,18 +7,20 @@ examples:
       --speech-encoder wav2vec_vox_960h_pl.pt --dict dict.ltr.txt --max-examples 100000
   lst filter --manifest data/mustc-de/train.tsv --out data/mustc-de/train_10.tsv --fraction 0.1
 
-With --speech-encoder every segment with a transcript (src_text) is decoded greedily and compared with it, both without
-case and punctuation: by words, or by characters where src_lang (or the script, where that is empty) is one that writes
-no spaces. OUT.wer.tsv takes the columns id, wer, transcript, audio and decoder as they are found: a run that was
-interrupted goes on from there, and another threshold needs no new decoding (with another OUT, name the file by --wers).
-Segments without a transcript are left out, lines without audio are kept. Numbers written as digits, and words that
-nobody says, such as "(Applause)", count as errors: lst prep mustc --clean-stage-directions takes the latter out first.
-A directory needs its tokenizer (vocab.json, tokenizer_config.json); a fairseq file its dictionary, by default
-dict.ltr.txt beside it. With neither --max-wer nor --max-examples every segment is kept, and the table of the word error
-rates helps to choose.
+With --speech-encoder every segment with a transcript (src_text) is decoded greedily and compared
+with it, both without case and punctuation: by words, or by characters where src_lang (or the
+script, where that is empty) is one that writes no spaces. OUT.wer.tsv takes the columns id, wer,
+transcript, audio and decoder as they are found: a run that was interrupted goes on from there, and
+another threshold needs no new decoding (with another OUT, name the file by --wers). Segments
+without a transcript are left out, lines without audio are kept. Numbers written as digits, and
+words that nobody says, such as "(Applause)", count as errors: lst prep mustc
+--clean-stage-directions takes the latter out first. A directory needs its tokenizer (vocab.json,
+tokenizer_config.json); a fairseq file its dictionary, by default dict.ltr.txt beside it. With
+neither --max-wer nor --max-examples every segment is kept, and the table of the word error rates
+helps to choose.
 
-With --fraction the ids and --seed alone decide which segments are kept (of those that are left), so that a smaller part
-lies within a larger one.
+With --fraction the ids and --seed alone decide which segments are kept (of those that are left), so
+that a smaller part lies within a larger one.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Prepare a corpus for training and translation, or other data from its manifests.
 
-A corpus becomes OUT/SPLIT.tsv for each split, and OUT/config.yaml, which fairseq-train's --config-yaml names. Audio is
-not copied. Only training data is ever filtered or cleaned, and each reason is counted; of other splits every segment is
-kept as it is. Running again writes the same files again, each of them whole or not at all.
+A corpus becomes OUT/SPLIT.tsv for each split, and OUT/config.yaml, which fairseq-train's
+--config-yaml names. Audio is not copied. Only training data is ever filtered or cleaned, and each
+reason is counted; of other splits every segment is kept as it is. Running again writes the same
+files again, each of them whole or not at all.
 """
 
 import argparse
@@ -27,15 +28,17 @@ examples:
   lst prep fbank --manifests data --out fbank --asr-vocab-size 5000      # to pretrain on transcripts
   lst prep fbank --manifests data --out wav2vec --speech-encoder /models/wav2vec2
 
-What fairseq's recipe for MuST-C does, without torchaudio: 80 log-mel bins of the 16-bit scaled waveform, one .npy a
-segment in an uncompressed zip a split, which fairseq reads by byte offset; normalisation per utterance and SpecAugment
-as transforms in config.yaml; a sentencepiece unigram vocabulary of the training targets. As there, training segments
-shorter than 5 or longer than 3,000 frames are left out, and counted; of other splits every segment is kept, in order.
-Splits that are there already are kept. Needs kaldi-native-fbank.
+What fairseq's recipe for MuST-C does, without torchaudio: 80 log-mel bins of the 16-bit scaled
+waveform, one .npy a segment in an uncompressed zip a split, which fairseq reads by byte offset;
+normalisation per utterance and SpecAugment as transforms in config.yaml; a sentencepiece unigram
+vocabulary of the training targets. As there, training segments shorter than 5 or longer than 3,000
+frames are left out, and counted; of other splits every segment is kept, in order. Splits that are
+there already are kept. Needs kaldi-native-fbank.
 
---asr-vocab-size adds what pretraining the encoder on transcripts needs: the splits train_asr and dev_asr (the same
-features, transcripts for targets) and config_asr.yaml. --speech-encoder takes a frozen speech encoder's output (50 a
-second) instead of filterbanks: the baseline is then a Transformer on top of it, without an LLM.
+--asr-vocab-size adds what pretraining the encoder on transcripts needs: the splits train_asr and
+dev_asr (the same features, transcripts for targets) and config_asr.yaml. --speech-encoder takes a
+frozen speech encoder's output (50 a second) instead of filterbanks: the baseline is then a
+Transformer on top of it, without an LLM.
 """
 TEXT = """Manifests of text alone from manifests of speech: the transcript takes the audio's place, the task is `mt`.
 
@@ -44,16 +47,17 @@ examples:
   lst prep text --manifests results/mustc-de/data --out cascade --splits tst-COMMON \\
       --transcripts transcripts      # transcripts/tst-COMMON.tsv, by lst transcribe
 
-For training an LLM on the corpus's text pairs (the upper bound of what speech can give) and for cascades. The data
-configuration is copied along. Every segment has to have a transcript; one that recognition left empty becomes "...",
-since no test segment may be lost.
+For training an LLM on the corpus's text pairs (the upper bound of what speech can give) and for
+cascades. The data configuration is copied along. Every segment has to have a transcript; one that
+recognition left empty becomes "...", since no test segment may be lost.
 """
 ASR = """A manifest of transcription from one of translation: the transcript becomes the target, the task is `asr`.
 
 example:
   lst prep asr --manifest data/train.tsv --out data/train_asr.tsv
 
-Segments without a transcript (src_text) are left out and counted. Train on both with --train-subset train,train_asr.
+Segments without a transcript (src_text) are left out and counted. Train on both with --train-subset
+train,train_asr.
 """
 
 

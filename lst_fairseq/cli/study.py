@@ -1,20 +1,22 @@
 """Run a study: a grid of frontends, adapters, LLMs and ways of training, with seeds, by the recipe's own scripts.
 
-    lst study examples/study/mini.yaml --list          # what would run
-    lst study examples/study/mini.yaml --rehearse      # a few updates of each arm: do all run?
-    lst study examples/study/mini.yaml                 # run, then write the report
-    lst study examples/study/mini.yaml --jobs 4 --gpus 0,1,2,3
-    lst study examples/study/mini.yaml --slurm study.sbatch --slurm-options "gpus=1;time=8:00:00"
-    lst study examples/study/mini.yaml --report        # only write the report, of what there is
+examples:
+  lst study examples/study/mini.yaml --list          # what would run
+  lst study examples/study/mini.yaml --rehearse      # a few updates of each arm: do all run?
+  lst study examples/study/mini.yaml                 # run, then write the report
+  lst study examples/study/mini.yaml --jobs 4 --gpus 0,1,2,3
+  lst study examples/study/mini.yaml --slurm study.sbatch --slurm-options "gpus=1;time=8:00:00"
+  lst study examples/study/mini.yaml --report        # only write the report, of what there is
 
-The study file's entries are explained in the repository's examples/study/README.md. It can run programs (by
-LAUNCHER, the settings file, --user-dir and others): run only studies that you trust, as you would a
-script. Run it again to go on: a finished step is never run again, and one that was killed goes on
-from its last checkpoint. A step that fails does not stop the others; it is shown with the last
-lines of its log, tried again the next time, and the exit status is 1.
+The study file's entries are explained in the repository's examples/study/README.md. It can run
+programs (by LAUNCHER, the settings file, --user-dir and others): run only studies that you trust,
+as you would a script. Run it again to go on: a finished step is never run again, and one that was
+killed goes on from its last checkpoint. A step that fails does not stop the others; it is shown
+with the last lines of its log, tried again the next time, and the exit status is 1.
 
---rehearse gives every arm a few updates and short translations with one seed, without a search, into a folder of its
-own (results/study/NAME-rehearsal): what is wrong with an arm shows before the long runs. The data are prepared in full.
+--rehearse gives every arm a few updates and short translations with one seed, without a search,
+into a folder of its own (results/study/NAME-rehearsal): what is wrong with an arm shows before the
+long runs. The data are prepared in full.
 
 Into --out (results/study/NAME):
     results.jsonl   a line a cell: settings, signatures, scores, trained parameters, CPU and GPU seconds, peak memory

@@ -6,8 +6,8 @@ examples:
   lst transcribe --manifest data/tst-COMMON.tsv --speech-encoder wav2vec_vox_960h_pl.pt \\
       --out transcripts/tst-COMMON.tsv
 
-Greedy, every segment, in the manifest's order; examples/mustc/cascade.sh translates it.
-A directory needs its tokenizer (vocab.json, tokenizer_config.json); a fairseq file its dictionary, by default
+Greedy, every segment, in the manifest's order; examples/mustc/cascade.sh translates it. A directory
+needs its tokenizer (vocab.json, tokenizer_config.json); a fairseq file its dictionary, by default
 dict.ltr.txt beside it.
 """
 
