@@ -23,6 +23,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lst_fairseq import register
 from lst_fairseq.data.manifest import read_manifest
 from lst_fairseq.evaluation.alignment_options import AlignmentOptions
 from lst_fairseq.models.pretrained import check_moved
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     manifest = args.data / f"{args.split}.tsv"
     if not manifest.exists():
         read_manifest(manifest)  # which says so
+    register()
     from lst_fairseq.criterions import adapter_collapse
     from lst_fairseq.evaluation.checkpoint_alignment import measured, write_alignment
     from lst_fairseq.evaluation.report.alignment import table

@@ -80,8 +80,7 @@ def run(args: argparse.Namespace) -> int:
         max_length_ratio=args.max_length_ratio,
         show=args.show,
     )
-    for report in reports:
-        print(*report.lines_of_text(), sep="\n")
+    print(*reports, sep="\n")
     found = totals(reports)
     print(
         f"{len(reports)} manifests: {', '.join(f'{number} {level}s' for level, number in found.items())}"

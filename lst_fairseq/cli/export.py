@@ -13,6 +13,7 @@ directory is used elsewhere.
 
 import argparse
 
+from lst_fairseq import register
 from lst_fairseq.models.pretrained import check_moved
 from lst_fairseq.utils.checkpoint_files import EXPORTED_DTYPES, check_absent, check_checkpoint
 
@@ -44,6 +45,15 @@ def run(args: argparse.Namespace) -> None:
     check_absent(args.out)
     check_checkpoint(args.checkpoint)
     check_moved(args.speech_encoder, args.llm)
+    register()
     from lst_fairseq.checkpoints.export import export
 
-    print(f"exported: {export(**vars(args))}")
+    out = export(
+        args.checkpoint,
+        args.out,
+        dtype=args.dtype,
+        with_frontend=args.with_frontend,
+        speech_encoder=args.speech_encoder,
+        llm=args.llm,
+    )
+    print(f"exported: {out}")

@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run ``lst``; ends the program with one line on standard error, and status 1, where that fails."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in VERBS:
-        build_parser().parse_args(argv[:1])  # --help, --version, or an error that lists the verbs
+        # --help, --version, or an error that lists the verbs
+        build_parser().parse_args(argv[:1] or ["--help"])
     return run_verb(argv[0], argv[1:])
 
 
@@ -84,31 +85,42 @@ def run_verb(verb: str, argv: list[str], program: str | None = None) -> int:
     Raises:
         SystemExit: with one line, where the verb fails as it is meant to.
     """
+    try:
+        try:
+            return _run(verb, argv, program)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        _end_as_interrupted()
+    except BrokenPipeError:  # `| head` has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _run(verb: str, argv: list[str], program: str | None) -> int:
     module = importlib.import_module(f"lst_fairseq.cli.{verb.replace('-', '_')}")
-    prog = program or f"lst {verb}"
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog=program or f"lst {verb}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     module.add_arguments(parser)
-    if getattr(module, "READS_THE_REST", False):
-        args, rest = parser.parse_known_args(argv)
-        args.rest = rest
-    else:
-        args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and not getattr(module, "READS_THE_REST", False):
+        parser.parse_args(argv)  # which says what of it is unknown
+    args.rest = rest
     print_any_name()
     try:
         return module.run(args) or 0
     except UsageError as error:
         getattr(args, "parser", parser).error(str(error))
-    except KeyboardInterrupt:
-        _end_as_interrupted()
+    except BrokenPipeError:
+        raise
     except Exception as error:
         expected = (OSError, *getattr(module, "ERRORS", ()))
-        if not is_meant(error) and (
-            os.environ.get("LST_TRACEBACK") or not isinstance(error, expected)
-        ):
+        asked = os.environ.get("LST_TRACEBACK")
+        if not is_meant(error) and (asked or not isinstance(error, expected)):
             raise
         _end(error, program or "error")
 

@@ -36,7 +36,6 @@ them and takes seconds to say so: lst plan --arch lst --help-model.
 
 import argparse
 import json
-import warnings
 
 from lst_fairseq import register
 from lst_fairseq.planning.planned_run import PlannedRun
@@ -75,9 +74,5 @@ def run(args: argparse.Namespace) -> None:
     cfg = model_settings(args.rest)
     from lst_fairseq.planning.plan import plan, table
 
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # transformers renames gradient_checkpointing_enable
-        result = plan(settings_of(args, PlannedRun), cfg)
+    result = plan(settings_of(args, PlannedRun), cfg)
     print(json.dumps(result, indent=1) if args.json else table(result))

@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=description.partition("\n")[0].rstrip("."),
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         command.set_defaults(work=work, parser=command)
         return command
@@ -122,7 +123,10 @@ def _add_manifests(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--manifests", type=Path, required=True, help="folder with SPLIT.tsv")
     parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument(
-        "--splits", nargs="+", default=["train", "dev", "tst-COMMON"], help="which of them"
+        "--splits",
+        nargs="+",
+        default=["train", "dev", "tst-COMMON"],
+        help="which of them (default: train dev tst-COMMON)",
     )
 
 

@@ -3,7 +3,7 @@
 examples:
   lst report results/scores/lst-two-stage.tst-COMMON.json results/scores/baseline.tst-COMMON.json \\
       --out results/report.json --set language=de
-  lst report examples/mini/results.json --readme README.md
+  lst report results/comparison/tst-COMMON/results.json --readme README.md
   lst report mini/results.json digits/results.json --readme README.md --check      # writes nothing
 
 With --out: takes what lst score wrote, and prints a line for each system. The report is {"systems":

@@ -12,6 +12,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from lst_fairseq import register
 from lst_fairseq.cli import user_dir
 from lst_fairseq.data.audio import Segment, audio_info, segment_samples
 from lst_fairseq.errors import CheckpointError
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.checkpoint or not args.files:
         raise UsageError("give --checkpoint and at least one FILE (--help shows examples)")
     check_inputs(args)
+    register()
     from lst_fairseq.generation.translator import DecodingOptions, Translator
 
     try:

@@ -1,9 +1,10 @@
 """What a corpus is to ``lst prep``: settings, splits and segments; and how manifests are made of them."""
 
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ class Utterance:
     Attributes:
         where: file and line that name it, for messages.
         id: its name, of which a split has one.
-        audio: where it lies.
+        audio: where it lies; a path is taken from the current directory.
         frames: its samples, at the rate of its file.
         seconds: its length.
         src_text, tgt_text: transcript and translation, or the transcript twice.
@@ -61,8 +62,9 @@ class Split:
 class Corpus(ABC):
     """A corpus on disk. Subclasses are dataclasses whose fields are of ``setting``, under ``register_corpus``.
 
-    A file of this folder with such a class is all that a further corpus needs; its docstring is its
-    help.
+    A file of this folder with such a class is all that a further corpus needs. Its docstring is its
+    help, each field is ``utils.flags.setting("what it is")`` and becomes a flag. ``preparation``
+    reads texts and keeps audio headers; what is wrong is a PrepError that names file and line.
 
     Attributes:
         name: of ``lst prep``.
@@ -111,12 +113,13 @@ class Corpus(ABC):
         """What a segment belongs to, of those that ``groups`` names."""
         return utterance.speaker
 
-    def chosen(self, wanted: Sequence[str] | None) -> list[str]:
+    def chosen(self, wanted: Sequence[str] | str | None) -> list[str]:
         """Names of the splits to prepare: those wanted, or all there are.
 
         Raises:
             PrepError: one is not there; lists those that are.
         """
+        wanted = [wanted] if isinstance(wanted, str) else wanted
         there = self.splits()
         if missing := [split for split in wanted or [] if split not in there]:
             names = ", ".join(there) or "none"
@@ -141,7 +144,7 @@ def prepare(
     corpus: Corpus,
     out: str | Path,
     *,
-    splits: Sequence[str] | None = None,
+    splits: Sequence[str] | str | None = None,
     cleaning: CleaningOptions | None = None,
     say: Callable[[str], object] = print,
 ) -> None:
@@ -170,7 +173,10 @@ def prepare(
 def _prepare_split(corpus: Corpus, split: str, out: Path, cleaner: Cleaner | None) -> str:
     """Write OUT/SPLIT.tsv and return a line that says what is in it."""
     found = corpus.read(split, out)
+    if not found.total:
+        raise PrepError(f"{corpus.place}: {split} holds no segment; unpack the corpus again")
     groups: set[str] = set()
+    ids: dict[str, str] = {}
     notes: Counter[str] = Counter()
     seconds = 0.0
 
@@ -178,6 +184,11 @@ def _prepare_split(corpus: Corpus, split: str, out: Path, cleaner: Cleaner | Non
         nonlocal seconds
         progress = tqdm(found.utterances, split, found.total, unit="seg", delay=2, leave=False)
         for utterance in progress:
+            if (first := ids.setdefault(utterance.id, utterance.where)) != utterance.where:
+                raise PrepError(
+                    f"{utterance.where}: the id {utterance.id} stands twice in {split}, first at "
+                    f"{first}; give each segment its own"
+                )
             texts = (utterance.src_text, utterance.tgt_text)
             if cleaner is not None:
                 texts = cleaner.clean(*texts, utterance.seconds)
@@ -193,7 +204,8 @@ def _prepare_split(corpus: Corpus, split: str, out: Path, cleaner: Cleaner | Non
             notes.update([utterance.note] if utterance.note else [])
             yield {
                 "id": utterance.id,
-                "audio": str(utterance.audio),
+                # Whoever reads the manifest may be in another folder.
+                "audio": str(replace(utterance.audio, path=os.path.abspath(utterance.audio.path))),
                 "n_frames": utterance.frames,
                 "src_text": texts[0],
                 "tgt_text": texts[1],

@@ -329,8 +329,11 @@ def compare_with_train(train: Report, others: list[Report]) -> None:
 def find_manifests(paths: Sequence[Path]) -> list[Path]:
     """The files named, and those in the folders named."""
     manifests = []
-    for path in paths:
-        found = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        found = [path]
+        if path.is_dir():  # where `lst filter` may have left its word error rates
+            tables = sorted(path.glob("*.tsv"))
+            found = [table for table in tables if not table.name.endswith(".wer.tsv")]
         if not found:
             raise PrepError(
                 f"{path}: holds no manifest (*.tsv); prepare the data first or check the path"

@@ -120,7 +120,7 @@ class Covost(Corpus):
     @property
     def place(self) -> Path:
         """COVOST/covost_v2.SRC_TGT, with which the tables' names begin."""
-        return self.covost / f"covost_v2.{self.src_lang}_{self.tgt_lang}"
+        return Path(self.covost) / f"covost_v2.{self.src_lang}_{self.tgt_lang}"
 
     def _table(self, split: str = "") -> Path:
         """What CoVoST's script wrote of a split, or its download."""
@@ -131,7 +131,7 @@ class Covost(Corpus):
         there = [split for split in SPLITS if self._table(split).is_file()]
         if not there and not self._table().is_file():
             pairs = sorted(
-                {path.name.split(".")[1] for path in self.covost.glob("covost_v2.*.tsv")}
+                {path.name.split(".")[1] for path in Path(self.covost).glob("covost_v2.*.tsv")}
             )
             raise PrepError(
                 f"{self._table()}: no such file, and none a split beside it; language pairs in "
@@ -144,7 +144,7 @@ class Covost(Corpus):
         return there or list(SPLITS)
 
     def _clip_root(self) -> Path:
-        return (self.clips or self.common_voice / "clips").absolute()
+        return Path(self.clips or Path(self.common_voice) / "clips").absolute()
 
     def read(self, split: str, out: Path) -> Split:
         clips = self._clips(split)
@@ -184,7 +184,7 @@ class Covost(Corpus):
             return [Clip(f"{table}:{line}", *fields) for line, fields in rows]
         # As CoVoST's own script has it: train_covost are clips of train that Common Voice has elsewhere.
         names = {split, f"{split}_covost"} if split == "train" else {split}
-        table, validated = self._table(), self.common_voice / "validated.tsv"
+        table, validated = self._table(), Path(self.common_voice) / "validated.tsv"
         rows = read_table(table, ("path", "translation", "split"), "download CoVoST 2 again")
         translations = {path: (line, text) for line, (path, text, name) in rows if name in names}
         remedy = "it comes with Common Voice in the source language, or make CoVoST's tables a split first"

@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from lst_fairseq import register
 from lst_fairseq.corpora.preparation import is_train
 from lst_fairseq.data.audio import SAMPLE_RATE, Segment, read_segment
 from lst_fairseq.data.manifest import ManifestError, Row, read_manifest, write_manifest
@@ -161,12 +162,11 @@ def as_npy(features: np.ndarray) -> tuple[bytes, int]:
 def load_frontend(path: str) -> "SpeechFrontend":
     """A speech encoder for features, on a GPU if there is one."""
     # PyTorch and transformers take seconds, which filterbanks, or a wrong path, need not wait for.
+    register()
     import torch
 
-    from lst_fairseq import register
     from lst_fairseq.models.frontends import build_frontend
 
-    register()
     return build_frontend(path).eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 

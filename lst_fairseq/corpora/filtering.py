@@ -15,7 +15,7 @@ from lst_fairseq.corpora.transcription import Recognition
 from lst_fairseq.data.audio import SAMPLE_RATE
 from lst_fairseq.data.manifest import Row, read_manifest, unescaped
 from lst_fairseq.evaluation.languages import is_spaceless, script_language
-from lst_fairseq.utils.arguments import UsageError, at_least, finite, positive
+from lst_fairseq.utils.arguments import UsageError, at_least, check_apart, finite, positive
 from lst_fairseq.utils.files import atomic_text
 from lst_fairseq.utils.flags import setting
 from lst_fairseq.utils.text_files import read_text
@@ -176,6 +176,7 @@ def select_part(manifest: Path, out: Path, fraction: float, seed: int = 1) -> st
         A line that says how many it has.
     """
     check_fraction(fraction)
+    check_apart(manifest, out, "--out")
     rows = read_manifest(manifest, check_audio=False).rows
     lines = part(rows, fraction, seed)
     write_lines(manifest, out, lines)
@@ -251,10 +252,7 @@ def filter_by_wer(
         raise UsageError(
             f"--manifest {manifest}: only training data is filtered, whose name begins with train"
         )
-    if out.resolve() == manifest.resolve():
-        raise UsageError(
-            "--out: has to be another file than --manifest, so that other thresholds can be tried"
-        )
+    check_apart(manifest, out, "--out")
     recognition.check()
     rows = read_manifest(manifest, limits.audio_root, skip_bad_audio=limits.skip_bad_audio).rows
     spoken = [row for row in rows if not row.is_text]

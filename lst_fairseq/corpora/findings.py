@@ -70,8 +70,11 @@ class Report:
             ],
         }
 
-    def lines_of_text(self) -> Iterator[str]:
-        """For people."""
+    def __str__(self) -> str:
+        """For people, a line a finding and one for each line that is named."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
         audio = f", {self.seconds / 3600:.2f} h in {self.files} audio files" if self.files else ""
         yield f"{self.path}: {self.segments} segments{audio}"
         for finding in self.sorted_findings():

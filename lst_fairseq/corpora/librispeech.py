@@ -66,7 +66,7 @@ class LibriSpeech(Corpus):
 
     @property
     def place(self) -> Path:
-        return self.data_root.absolute()
+        return Path(self.data_root).absolute()
 
     def splits(self) -> list[str]:
         root = self.place

@@ -125,9 +125,9 @@ class MustC(Corpus):
     @property
     def place(self) -> Path:
         """ROOT/en-LANG/data, or an error that lists the languages there are."""
-        data = self.data_root / f"en-{self.tgt_lang}" / "data"
+        data = Path(self.data_root) / f"en-{self.tgt_lang}" / "data"
         if not data.is_dir():
-            there = (path.parent.name for path in self.data_root.glob("en-*/data"))
+            there = (path.parent.name for path in Path(self.data_root).glob("en-*/data"))
             languages = ", ".join(sorted(name.removeprefix("en-") for name in there))
             raise PrepError(
                 f"{data}: no such folder; target languages in {self.data_root}: "

@@ -13,6 +13,7 @@ from lst_fairseq.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from lst_fairseq.utils.arguments import check_apart
 from lst_fairseq.utils.text_files import read_text
 
 NOTHING_RECOGNISED = "..."
@@ -38,13 +39,18 @@ def write_text_manifests(
         say: is given a line for each split.
 
     Raises:
-        ManifestError, Unreadable: a segment has no transcript, named, or a file cannot be read.
+        ManifestError, Unreadable: a segment has no transcript, named, or a file cannot be read; then
+            nothing is written.
+        UsageError: ``out`` is ``manifests``.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    check_apart(manifests, out, "--out")
+    made = {}
     for split in splits:
         found = read_transcripts(transcripts / f"{split}.tsv") if transcripts else None
-        count = write_text(manifests / f"{split}.tsv", out / f"{split}.tsv", found)
-        say(f"{split}: {count} segments")
+        made[split] = text_rows(manifests / f"{split}.tsv", found)
+    out.mkdir(parents=True, exist_ok=True)
+    for split, rows in made.items():
+        say(f"{split}: {write_manifest(out / f'{split}.tsv', rows)} segments")
     if (manifests / "config.yaml").is_file():
         shutil.copy(manifests / "config.yaml", out / "config.yaml")
 
@@ -63,8 +69,8 @@ def read_transcripts(path: Path) -> dict[str, str]:
         ) from None
 
 
-def write_text(manifest: Path, out: Path, transcripts: dict[str, str] | None) -> int:
-    """Write the text manifest of one split; returns its number of segments.
+def text_rows(manifest: Path, transcripts: dict[str, str] | None) -> list[dict[str, object]]:
+    """The rows of one split's text manifest.
 
     Raises:
         ManifestError: a segment has no transcript, named.
@@ -84,8 +90,7 @@ def write_text(manifest: Path, out: Path, transcripts: dict[str, str] | None) ->
             )
         columns = {name: getattr(row, name) for name in COLUMNS if hasattr(row, name)}
         rows.append({**columns, "audio": "", "n_frames": 0, "src_text": text, "task": "mt"})
-    write_manifest(out, rows)
-    return len(rows)
+    return rows
 
 
 def write_transcription(manifest: Path, out: Path) -> tuple[int, int]:
@@ -98,7 +103,9 @@ def write_transcription(manifest: Path, out: Path) -> tuple[int, int]:
 
     Raises:
         ManifestError: no segment has a transcript.
+        UsageError: ``out`` is ``manifest``.
     """
+    check_apart(manifest, out, "--out")
     rows = read_columns(manifest)
     kept = [
         {**row, "tgt_text": row["src_text"], "tgt_lang": row.get("src_lang") or "", "task": "asr"}

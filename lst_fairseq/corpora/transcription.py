@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from lst_fairseq import register
 from lst_fairseq.data.manifest import Row, read_manifest
 from lst_fairseq.models.pretrained import ctc_source
 from lst_fairseq.utils.arguments import device_name, positive, positive_number
@@ -41,6 +42,7 @@ class Recognition:
     def load(self) -> "Transcriber":
         """The model, which reads its weights when there is something to decode."""
         # PyTorch and transformers take seconds, which a wrong path need not wait for.
+        register()
         from lst_fairseq.generation.ctc_recognition import Transcriber
 
         return Transcriber(self.speech_encoder, self.dictionary, self.device, self.half)

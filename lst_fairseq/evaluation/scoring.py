@@ -33,7 +33,7 @@ from lst_fairseq.evaluation.metrics import (
     segment_seconds,
     transcript_error_rates,
 )
-from lst_fairseq.utils.arguments import UsageError
+from lst_fairseq.utils.arguments import UsageError, at_least
 from lst_fairseq.utils.flags import setting
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,6 @@ def parse_extra(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    if key in RESULTS:
-        raise argparse.ArgumentTypeError(f"{key!r} is a result of its own; choose another key")
     for number in (int, float):
         try:
             return key, number(value)
@@ -64,11 +62,12 @@ def parse_extra(text: str) -> tuple[str, object]:
 class ScoringOptions:
     """How a split is scored, and what is known of its system.
 
-    ``extra`` has none of ``RESULTS``; the signature takes ``corpus``, ``split``, ``beam`` and
+    The signature takes ``corpus``, ``split``, ``beam`` and
     ``lenpen`` from there.
 
     Raises:
-        UsageError: a marker that is blank, or no sample rate.
+        UsageError: a marker that is blank, no sample rate, no such tokeniser, or an entry of
+            ``extra`` that is one of ``RESULTS``.
     """
 
     name: str | None = setting("name of the system", None, unset="the hypotheses' file")
@@ -98,6 +97,12 @@ class ScoringOptions:
     triples: int = setting("source/hypothesis/reference triples to show", 0, metavar="N")
 
     def __post_init__(self) -> None:
+        at_least(0, triples=self.triples)
+        if taken := sorted({*dict(self.extra)}.intersection(RESULTS)):
+            raise UsageError(f"{taken[0]!r} is a result of its own; choose another key")
+        if self.tokenize not in (None, *BLEU.TOKENIZERS):
+            known = ", ".join(sorted(BLEU.TOKENIZERS))
+            raise UsageError(f"--tokenize {self.tokenize}: unknown; choose one of {known}")
         if self.after is not None and not self.after.strip():
             raise UsageError("--after: give a text that is not blank, such as ' => '")
         if self.rate is not None and self.rate < 1:
@@ -126,7 +131,7 @@ def score_split(
         ScoreError: the output cannot, or has too few or too many hypotheses; or the language, the
             tokeniser, the log or COMET does not do.
     """
-    options = options or ScoringOptions()
+    manifest, output, options = Path(manifest), Path(output), options or ScoringOptions()
     name = options.name or output.stem
     rows, hypotheses = _translated(manifest, output)
     _say_triples(rows, hypotheses, options.triples, say)

@@ -6,6 +6,7 @@ and not computed by a formula; ``activations.py`` counts what its forward pass s
 
 import copy
 import json
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -105,7 +106,7 @@ def plan(run: PlannedRun, cfg: Any = None) -> dict[str, Any]:
 
     Args:
         run: backbones, GPUs and batches.
-        cfg: LstModelConfig, or anything with its fields, where the architecture's are not wanted.
+        cfg: ``models.config.LstModelConfig``, or anything with its fields, where the architecture's are not wanted.
 
     Raises:
         ValueError: a setting is not valid, or a backbone is needed and not given.
@@ -114,7 +115,10 @@ def plan(run: PlannedRun, cfg: Any = None) -> dict[str, Any]:
     asked = cfg.llm_gradient_checkpointing
     apply_architecture(cfg, run.arch)
     brought = not asked and "llm_gradient_checkpointing" in architecture(cfg, run.arch)
-    model = build_empty(cfg, _llm_config(run), _frontend_settings(run))
+    with warnings.catch_warnings():
+        # transformers renames gradient_checkpointing_enable
+        warnings.simplefilter("ignore", FutureWarning)
+        model = build_empty(cfg, _llm_config(run), _frontend_settings(run))
     parameters, trained = Counter(dict.fromkeys(MODULES, 0)), Counter(dict.fromkeys(MODULES, 0))
     for name, parameter in model.named_parameters():
         parameters[module_of(name)] += parameter.numel()

@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+from pathlib import Path
 
 #: As torch.device takes it: ``cuda``, ``cuda:1``.
 _DEVICE = re.compile(r"[a-z]\w*(:\d+)?")
@@ -62,3 +63,11 @@ def at_least(least: int, **given: int) -> None:
     for name, value in given.items():
         if value < least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: give {least} or more")
+
+
+def check_apart(given: Path, out: Path, flag: str) -> None:
+    """Raise a UsageError where what a flag names to write is what is read, which would be lost."""
+    if out.resolve() == given.resolve():
+        raise UsageError(
+            f"{flag} {out}: is what is read; give another place, so that nothing is lost"
+        )

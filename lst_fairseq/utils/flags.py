@@ -51,11 +51,15 @@ def add_settings(
         required: whether the command needs what has no default.
 
     Raises:
-        TypeError: a field's type tells not how its text is read, and nothing else does.
+        TypeError: a field without setting(), or of a type that does not tell how its text is read.
     """
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         about, hint = field.metadata, hints[field.name]
+        if "help" not in about:
+            raise TypeError(
+                f"{settings.__name__}.{field.name}: has no setting(), which says what it is"
+            )
         default = field.default if defaults is None else getattr(defaults, field.name)
         options = {"dest": field.name, "help": about["help"], **about["options"]}
         is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)

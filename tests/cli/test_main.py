@@ -69,12 +69,18 @@ def test_a_verb_is_a_module_and_shows_how_it_is_called(capsys):
 
 
 def test_what_is_no_verb_is_answered_with_those_that_are(capsys):
-    for words in (["translte", "a.wav"], []):
-        with pytest.raises(SystemExit) as stopped:
-            lst(*words)
-        assert stopped.value.code == 2
-        said = capsys.readouterr().err
-        assert not words or all(repr(verb) in said for verb in command.VERBS)
+    with pytest.raises(SystemExit) as stopped:
+        lst("translte", "a.wav")
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert all(repr(verb) in said for verb in command.VERBS)
+    with pytest.raises(SystemExit) as stopped:
+        lst()
+    assert not stopped.value.code and capsys.readouterr().out.startswith("usage: lst VERB")
+    with pytest.raises(SystemExit) as stopped:
+        lst("user-dir", "--more")
+    assert stopped.value.code == 2
+    assert "lst user-dir: error: unrecognized arguments: --more" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         lst("--version")
     assert not stopped.value.code
@@ -111,6 +117,13 @@ main.main(["user-dir"])
 def test_an_interrupted_one_ends_by_the_signal_so_that_a_shell_stops_too():
     result = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    for words in ("user-dir", "prep mustc --help"):
+        line = f"{sys.executable} -m lst_fairseq.cli {words} | true; exit ${{PIPESTATUS[0]}}"
+        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert result.returncode in (0, 128 + signal.SIGPIPE) and result.stderr == ""
 
 
 def test_an_error_that_is_not_keeps_its_traceback(monkeypatch):

@@ -1,7 +1,7 @@
 """What every corpus has in common: splits, cleaning of training data alone, counts, manifests."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +21,9 @@ SEGMENTS = {
     "dev": [(9.0, "a", "Lang"), (0.5, "b", "")],
     "odd": [(0.0, "a", "Nichts")],
 }
+
+
+ONE = Utterance("list:0", "dev_0", Segment("0.wav"), 8000, 1.0, "One.", "Eins.", "a")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,8 @@ def test_training_data_alone_is_cleaned_and_all_is_counted(tmp_path):
     ]
     rows = read_tsv(tmp_path / "train.tsv")
     assert [row["id"] for row in rows] == ["train_0", "train_3"]
-    first = {"audio": "0.wav", "n_frames": "8000", "src_text": "0.", "tgt_text": "Eins"}
+    # From whatever folder the manifest is read.
+    first = {"audio": f"{Path.cwd()}/0.wav", "n_frames": "8000", "src_text": "0.", "tgt_text": "Eins"}
     known = {"speaker": "a", "src_lang": "en", "tgt_lang": "de", "task": "st"}
     assert rows[0] == {"id": "train_0", **first, **known}
     assert [row["tgt_text"] for row in read_tsv(tmp_path / "dev.tsv")] == ["Lang", ""]
@@ -88,6 +92,17 @@ def test_a_split_that_is_not_there_and_a_segment_that_is_nothing(tmp_path):
     with pytest.raises(PrepError, match=r"^list:0: the segment has no samples, and of odd nothing"):
         prepare(Spoken(), tmp_path / "out", say=lambda _: None)
     assert not (tmp_path / "out" / "odd.tsv").exists()
+
+
+def test_ids_that_stand_twice_and_splits_of_nothing(tmp_path, monkeypatch):
+    monkeypatch.setitem(SEGMENTS, "dev", [])
+    with pytest.raises(PrepError, match=r"^here: dev holds no segment"):
+        prepare(Spoken(), tmp_path, splits="dev", say=lambda _: None)
+    monkeypatch.setattr(Spoken, "read", lambda *_: Split([ONE, replace(ONE, where="list:7")], 2))
+    message = r"^list:7: the id dev_0 stands twice in dev, first at list:0; give each"
+    with pytest.raises(PrepError, match=message):
+        prepare(Spoken(), tmp_path, splits="dev", say=lambda _: None)
+    assert not list(tmp_path.glob("*.tsv"))
 
 
 def test_its_settings_are_flags(registered, tmp_path, capsys):

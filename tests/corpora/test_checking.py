@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lst_fairseq.corpora.checking import OPPOSITE_PHASE
+from lst_fairseq.corpora.checking import OPPOSITE_PHASE, check_manifests
 from tests.support.helpers import lst, write_tsv
 
 RATE = 16_000
@@ -241,3 +241,15 @@ def test_audio_that_would_be_lost(folder):
     _, (found,) = run(folder, "train.tsv", options=["--headers-only"])
     assert found["error", "truncated file"] == [5]
     assert ("warning", OPPOSITE_PHASE) not in found
+
+
+def test_error_rates_beside_manifests_are_none_of_them(folder, capsys):
+    write_tsv(folder / "train.tsv", [row(i) for i in range(1, 5)])
+    (folder / "train_clean.wer.tsv").write_text("id\twer\n")
+    assert lst("check", folder, "--no-audio") == 0
+    assert "1 manifests: 0 errors" in capsys.readouterr().out
+    (report,) = check_manifests(str(folder), audio="none")
+    assert str(report).startswith(f"{folder}/train.tsv: 4 segments")
+    for wrong in ({"audio": "headers-only"}, {"max_length_ratio": 0.5}):
+        with pytest.raises(ValueError, match=r"choose one of|at least 1"):
+            check_manifests([folder], **wrong)

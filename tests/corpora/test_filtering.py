@@ -283,7 +283,7 @@ def test_errors(folder, model, backbones, capsys):
     for options, name, message in (
         (("--max-wer", "1"), "dev.tsv", "only training data is filtered"),
         (("--max-examples", "0"), "train.tsv", "--max-examples: 0 is not a whole number from 1 on"),
-        (("--out", str(folder / "train.tsv")), "train.tsv", "another file than --manifest"),
+        (("--out", str(folder / "train.tsv")), "train.tsv", "is what is read; give another place"),
     ):
         with pytest.raises(SystemExit) as caught:
             run(folder, model, *options, name=name)

@@ -78,3 +78,11 @@ def test_no_source_text(manifests: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(SystemExit, match=r"dev\.tsv:3: t1 has no src_text; give --transcripts"):
         text_manifest("--manifests", manifests, "--out", tmp_path / "text", "--splits", "dev")
+
+
+def test_nothing_is_written_where_a_split_is_missing(manifests: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"tst-HE\.tsv:1: no such manifest"):
+        text_manifest(
+            "--manifests", manifests, "--out", tmp_path / "text", "--splits", "dev", "tst-HE"
+        )
+    assert not (tmp_path / "text").exists()

@@ -54,3 +54,17 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
         lst("filter", "--manifest", source, "--out", tmp_path / "out.tsv", "--fraction", 0)
     assert "--fraction 0.0: give a number above 0, up to 1" in capsys.readouterr().err
     assert not (tmp_path / "out.tsv").exists()
+
+
+def test_what_is_read_is_never_what_is_written(tmp_path, capsys):
+    source = manifest(tmp_path / "train.tsv", 4)
+    before = source.read_bytes()
+    for words in (
+        ("filter", "--manifest", source, "--out", source, "--fraction", 0.5),
+        ("prep", "asr", "--manifest", source, "--out", tmp_path / "." / "train.tsv"),
+        ("prep", "text", "--manifests", tmp_path, "--out", tmp_path, "--splits", "train"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            lst(*words)
+        assert stopped.value.code == 2 and "is what is read; give another" in capsys.readouterr().err
+    assert source.read_bytes() == before and list(tmp_path.iterdir()) == [source]

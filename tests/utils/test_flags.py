@@ -66,6 +66,11 @@ def test_types_are_read_however_they_are_written(capsys):
             parser_of({"a": kind}, None)
 
 
+def test_a_field_that_says_nothing_is_named():
+    with pytest.raises(TypeError, match=r"^Bare.a: has no setting\(\)"):
+        add_settings(argparse.ArgumentParser(), make_dataclass("Bare", [("a", int)]))
+
+
 def parser_of(types: dict[str, object], default: object, about: str = "") -> argparse.ArgumentParser:
     fields = [(name, kind, setting(about, default)) for name, kind in types.items()]
     made = argparse.ArgumentParser()
