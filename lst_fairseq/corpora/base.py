@@ -199,13 +199,15 @@ def _prepare_split(corpus: Corpus, split: str, out: Path, cleaner: Cleaner | Non
                     f"{utterance.where}: the segment has no samples, and of {split} nothing is "
                     "left out; correct it"
                 )
+            audio = utterance.audio
+            if not os.path.isabs(audio.path):  # whoever reads the manifest may be elsewhere
+                audio = replace(audio, path=os.path.abspath(audio.path))
             seconds += utterance.seconds
             groups.add(corpus.group(utterance))
             notes.update([utterance.note] if utterance.note else [])
             yield {
                 "id": utterance.id,
-                # Whoever reads the manifest may be in another folder.
-                "audio": str(replace(utterance.audio, path=os.path.abspath(utterance.audio.path))),
+                "audio": str(audio),
                 "n_frames": utterance.frames,
                 "src_text": texts[0],
                 "tgt_text": texts[1],
