@@ -37,7 +37,7 @@ from_manifests() { # checked, and copied with their configuration; relative audi
     local split files=() contents root audio_root=()
     for split in "${splits[@]}"; do
         [[ -f $MANIFESTS/$split.tsv ]] ||
-            die "$MANIFESTS has no $split.tsv; it has $(cd "$MANIFESTS" && echo *.tsv): set SPLITS to the test splits"
+            die "MANIFESTS=$MANIFESTS: has no $split.tsv; it has $(cd "$MANIFESTS" && echo *.tsv): set SPLITS to the test splits"
         files+=("$MANIFESTS/$split.tsv")
     done
     if [[ -f $MANIFESTS/config.yaml ]]; then
