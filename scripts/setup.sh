@@ -141,3 +141,6 @@ from transformers import LlamaForCausalLM'
 echo "$stamp" >"$env_dir/$SETUP_STAMP"
 echo "ready: $env_dir ($(py -W ignore -c 'import torch
 print("torch", torch.__version__, "on", "GPU" if torch.cuda.is_available() else "CPU")'))"
+if [[ $env_dir != "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" ]]; then
+    echo "for commands of your own (lst, fairseq-train): source $env_dir/bin/activate"
+fi

@@ -22,10 +22,7 @@ Exit status: 1 if there is any error, else 0.
 """
 
 import argparse
-import json
 from pathlib import Path
-
-from lst_fairseq.utils.files import atomic_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,13 +79,12 @@ def run(args: argparse.Namespace) -> int:
     )
     print(*reports, sep="\n")
     found = totals(reports)
-    print(
-        f"{len(reports)} manifests: {', '.join(f'{number} {level}s' for level, number in found.items())}"
-    )
+    counts = ", ".join(f"{number} {level}s" for level, number in found.items())
+    print(f"{len(reports)} manifests: {counts}")
     if args.json:
+        from lst_fairseq.evaluation.report.files import write_json
+
         content = {f"{level}s": number for level, number in found.items()}
-        with atomic_text(args.json) as file:
-            manifests = [report.as_dict() for report in reports]
-            json.dump({**content, "manifests": manifests}, file, ensure_ascii=False, indent=2)
-            file.write("\n")
+        manifests = [report.as_dict() for report in reports]
+        write_json(args.json, {**content, "manifests": manifests})
     return 1 if found["error"] else 0

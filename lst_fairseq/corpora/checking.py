@@ -288,9 +288,8 @@ class Spans:
     def meets(self, segment: Segment) -> int | None:
         """The line number of a stretch that overlaps the segment, if there is one."""
         path, start, end = span(segment)
-        before = bisect_left(
-            self.starts.get(path, []), end
-        )  # stretches that start before the segment ends
+        # How many start before the segment ends.
+        before = bisect_left(self.starts.get(path, []), end)
         if not before:
             return None
         furthest, number = self.furthest[path][before - 1]

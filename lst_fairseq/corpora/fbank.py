@@ -39,12 +39,8 @@ MIN_FRAMES, MAX_FRAMES = 5, 3000  # of a training segment, as in fairseq's recip
 WINDOW, SHIFT = SAMPLE_RATE * 25 // 1000, SAMPLE_RATE // 100  # samples
 ENCODED_AT_ONCE = 8  # segments that a speech encoder takes in one batch
 COPIED_COLUMNS = ("id", "src_text", "tgt_text", "speaker", "src_lang", "tgt_lang", "task")
-SPECIAL = (
-    "<s>",
-    "<pad>",
-    "</s>",
-    "<unk>",
-)  # fairseq's Dictionary has these of its own, in this order
+#: fairseq's Dictionary has these of its own, in this order.
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +49,9 @@ class BaselineOptions:
 
     vocab_size: int = setting("sentencepiece pieces", 8000, type=positive)
     time_mask: int = setting("SpecAugment's longest mask, in frames", 100)
-    asr_vocab_size: int | None = setting("also prepare ASR, with so many pieces", None, metavar="N")
+    asr_vocab_size: int | None = setting(
+        "also prepare ASR, with so many pieces", None, type=positive, metavar="N"
+    )
     speech_encoder: str | None = setting(
         "its output instead of filterbanks (as --task lst_st)", None, metavar="PATH"
     )
@@ -132,9 +130,8 @@ def fbank(waveform: np.ndarray) -> np.ndarray:
 
     options = knf.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE
-    options.frame_opts.dither = (
-        0  # as torchaudio's, which fairseq calls; kaldi's own default is noise
-    )
+    # As torchaudio's, which fairseq calls; kaldi's own default is noise.
+    options.frame_opts.dither = 0
     options.mel_opts.num_bins = BINS
     options.use_energy = False
     shortest = WINDOW + (MIN_FRAMES - 1) * SHIFT

@@ -116,9 +116,8 @@ def choose(rates: dict[str, float], max_wer: float | None, max_examples: int | N
     """Ids of the segments to keep: those up to ``max_wer``, and of these the ones with the lowest rates."""
     kept = [name for name, rate in rates.items() if max_wer is None or rate <= max_wer]
     if max_examples is not None:
-        kept = sorted(kept, key=rates.__getitem__)[
-            :max_examples
-        ]  # stable: of equals the first in the manifest
+        # Stable: of equals the first in the manifest.
+        kept = sorted(kept, key=rates.__getitem__)[:max_examples]
     return set(kept)
 
 

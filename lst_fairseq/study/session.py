@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lst_fairseq.evaluation.report.files import write_texts
 from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study, read_study
@@ -13,7 +14,6 @@ from lst_fairseq.study.recipe import study_folder
 from lst_fairseq.study.rehearsal import rehearsal
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries
-from lst_fairseq.utils.files import atomic_text
 from lst_fairseq.utils.machine import machine, versions
 
 
@@ -68,11 +68,10 @@ def write_report(plan: Plan, samples: int = 1000) -> str:
     Returns:
         The report's tables, and which files were written.
     """
-    plan.out.mkdir(parents=True, exist_ok=True)
     found = collect(plan)
-    for name, lines in (("results.jsonl", found["cells"]), ("search.jsonl", found["search"])):
-        with atomic_text(plan.out / name) as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    tables = {"results.jsonl": found["cells"], "search.jsonl": found["search"]}
+    texts = {name: "".join(map(_json_line, lines)) for name, lines in tables.items()}
+    results_file, _ = write_texts(plan.out, texts)
     results: dict[str, Any] = {
         **found,
         "arms": summaries(plan, found["cells"], samples),
@@ -82,8 +81,10 @@ def write_report(plan: Plan, samples: int = 1000) -> str:
         "samples": samples,
     }
     parts = blocks(plan.study, results)
-    for name, text in (("report.md", markdown(parts)), ("report.html", page(parts))):
-        with atomic_text(plan.out / name) as file:
-            file.write(text)
-    written = (plan.out / name for name in ("results.jsonl", "report.md", "report.html"))
-    return f"{console(parts)}\n\nwritten: {', '.join(map(str, written))}"
+    reports = write_texts(plan.out, {"report.md": markdown(parts), "report.html": page(parts)})
+    written = ", ".join(map(str, [results_file, *reports]))
+    return f"{console(parts)}\n\nwritten: {written}"
+
+
+def _json_line(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"
