@@ -15,6 +15,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, written or used; the message names the file and the remedy."""
 
 
+class RecipeError(RuntimeError):
+    """A step of the recipe that cannot be run, or a recipe that is not there; the message has the remedy."""
+
+
 class ComparisonError(ValueError):
     """Systems that cannot be compared; the message says why and what to do."""
 

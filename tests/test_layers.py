@@ -24,6 +24,7 @@ ROOMS = (
     "distributed",
     "planning",
     "corpora",
+    "recipe",
     "study",
     "patches",
     "plugin",

@@ -98,7 +98,7 @@ def test_its_commands_know_where_they_are(installed: Installed) -> None:
 
 
 def test_a_study_finds_its_recipe(installed: Installed) -> None:
-    code = "from lst_fairseq.study.recipe import *; print(recipe()); print(study_folder('mini'))"
+    code = "from lst_fairseq.recipe.location import *; print(recipe()); print(study_folder('mini'))"
     recipe, folder = map(Path, installed("python", "-c", code).splitlines())
     assert recipe == installed.root / "env" / RECIPE
     assert folder == installed.root / "results" / "study" / "mini"

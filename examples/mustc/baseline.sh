@@ -20,7 +20,7 @@ need_choice BASELINE_FEATURES "$BASELINE_FEATURES" fbank frontend
 need_choice BASELINE_PRETRAIN "$BASELINE_PRETRAIN" 0 1
 [[ $BASELINE =~ ^[A-Za-z0-9_.-]+$ ]] || die "BASELINE=$BASELINE: give a name of letters, digits, '-', '_' and '.'"
 
-data_hash=$(need_step "$DATA" prep.sh)
+data=$(need_step "$DATA" prep.sh)
 find_device
 features=$WORK/$BASELINE/data model=$WORK/$BASELINE/model asr=$WORK/$BASELINE/asr
 
@@ -34,23 +34,20 @@ fi
     die "BASELINE_SECONDS=$seconds: give a whole number of seconds, or BASELINE_UPDATES"
 
 mapfile -t splits < <(printf 'train\ndev\n' && test_splits)
-prepare=(--manifests "$DATA" --splits "${splits[@]}" --vocab-size "$BASELINE_VOCAB" --time-mask "$BASELINE_TIME_MASK")
+prepare=(--vocab-size "$BASELINE_VOCAB" --time-mask "$BASELINE_TIME_MASK")
 if [[ $BASELINE_FEATURES == frontend ]]; then need_backbones && prepare+=(--speech-encoder "$SPEECH_ENCODER"); fi
 if [[ $BASELINE_PRETRAIN == 1 ]]; then prepare+=(--asr-vocab-size "$BASELINE_ASR_VOCAB"); fi
-if step_needed "$features" "${prepare[@]}" --data "$data_hash"; then
-    echo "== $BASELINE: features ($BASELINE_FEATURES)"
-    lst prep fbank "${prepare[@]}" --out "$features"
-    step_done "$features"
-fi
-features_hash=$(need_step "$features" baseline.sh)
+run_step "$features" --title "$BASELINE: features ($BASELINE_FEATURES)" --made-from data="$data" -- \
+    lst prep fbank --manifests "$DATA" --splits "${splits[@]}" "${prepare[@]}" --out "$features"
+data=$(need_step "$features" baseline.sh)
 
-limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-train stops at, UPDATES and BUDGET, in words
+limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-train stops at, and BUDGET, in words
     [[ $1 =~ ^[0-9]+$ ]] || return # bash would run text in its place
     if [[ -n $BASELINE_UPDATES ]]; then
-        UPDATES=$((BASELINE_UPDATES * $1 / 100)) BUDGET="$UPDATES updates"
-        LIMIT=(--max-update "$UPDATES")
+        LIMIT=(--max-update $((BASELINE_UPDATES * $1 / 100)))
+        BUDGET="${LIMIT[1]} updates"
     else
-        UPDATES="?" BUDGET="$((seconds * $1 / 100)) s"
+        BUDGET="$((seconds * $1 / 100)) s"
         LIMIT=(--stop-time-hours "$(python -c "print($seconds * $1 / 100 / 3600)")")
     fi
 }
@@ -58,24 +55,18 @@ limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-tr
 # From here on in the settings that the baseline shares with LST.
 AVERAGE=$BASELINE_AVERAGE SAVE_INTERVAL=${BASELINE_SAVE_INTERVAL:-$SAVE_INTERVAL}
 if [[ -z $BASELINE_UPDATES ]]; then average_flag=--at-most; fi # how many it will be is not known beforehand
+host_arguments
 read_words more "$BASELINE_ARGS" BASELINE_ARGS
 transcripts=(--config-yaml config_asr.yaml --train-subset train_asr --valid-subset dev_asr)
 translations=(--config-yaml config.yaml --train-subset train --valid-subset dev)
 
 train() { # NAME DIRECTORY ARCH LR ARGUMENT...: a step of training, as fairseq's recipe for MuST-C has it
-    local arguments=(
-        --task speech_to_text --arch "$3" --criterion label_smoothed_cross_entropy
-        --label-smoothing "$BASELINE_LABEL_SMOOTHING" --report-accuracy
-        --optimizer adam --lr "$4" --lr-scheduler inverse_sqrt --warmup-updates "$BASELINE_WARMUP"
-        --clip-norm 10.0 --max-tokens "$BASELINE_MAX_TOKENS" --update-freq "$BASELINE_UPDATE_FREQ" --seed "$SEED"
-        --required-batch-size-multiple 1 "${PRECISION_ARGS[@]}" "${LIMIT[@]}" "${more[@]}" "${@:5}"
-    )
-    if step_needed "$2" "${arguments[@]}" --data "$features_hash"; then
-        echo "== $1, $3: $BUDGET on $(device_words)"
-        host_arguments
-        run_training "$1" "$2" "$UPDATES" "$features" "${arguments[@]}" "${HOST_ARGS[@]}"
-        step_done "$2"
-    fi
+    run_step "$2" --name "$1" --title "$1, $3: $BUDGET on $DEVICE" --made-from data="$data" -- \
+        fairseq-train "$features" --save-dir "$2" --task speech_to_text --arch "$3" \
+        --criterion label_smoothed_cross_entropy --label-smoothing "$BASELINE_LABEL_SMOOTHING" --report-accuracy \
+        --optimizer adam --lr "$4" --lr-scheduler inverse_sqrt --warmup-updates "$BASELINE_WARMUP" --clip-norm 10.0 \
+        --max-tokens "$BASELINE_MAX_TOKENS" --update-freq "$BASELINE_UPDATE_FREQ" --required-batch-size-multiple 1 \
+        --seed "$SEED" "${PRECISION_ARGS[@]}" "${LIMIT[@]}" "${more[@]}" "${@:5}" "${HOST_ARGS[@]}"
 }
 
 # Set ARCH and LR to those of BASELINE_ARCHS and BASELINE_LRS with the lowest loss on dev after a part of the budget.
@@ -103,7 +94,9 @@ choose_arch_and_lr() {
 best_trial() { # DIRECTORY...: the one whose last loss on dev is lowest
     local dir loss
     for dir in "$@"; do
-        loss=$(sed -nE 's/.* \| dev(_asr)? \| .*[| ]loss ([-+.0-9e]+) .*/\2/p' "$dir/train.log" | tail -n 1)
+        # As JSON, or as the text of logs that were written before.
+        loss=$(sed -nE 's/.* \| dev(_asr)? \| .*("dev(_asr)?_loss": "|[| ]loss )([-+.0-9e]+)[" ].*/\4/p' "$dir/train.log" |
+            tail -n 1)
         [[ -n $loss ]] || die "$dir/train.log has no loss on dev: raise BASELINE_TUNE_SHARE"
         printf '%s\t%s\n' "$loss" "$dir"
     done | sort -g | head -n 1 | cut -f 2

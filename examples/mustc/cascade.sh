@@ -9,26 +9,22 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 begin "$@"
 
 need_backbones
-data_hash=$(need_step "$DATA" prep.sh)
+data=$(need_step "$DATA" prep.sh)
 model=$WORK/text/model
 need_step "$model" text.sh >/dev/null
 find_device
-transcripts=$WORK/cascade/transcripts text=$WORK/cascade/data
+transcripts=$WORK/cascade/transcripts text=$WORK/cascade/text
 
 mapfile -t splits < <(if [[ -n $TUNE_BEAMS$TUNE_LENPENS ]]; then echo dev; fi && test_splits)
-if step_needed "$transcripts" --splits "${splits[@]}" --speech-encoder "$SPEECH_ENCODER" --data "$data_hash"; then
-    for split in "${splits[@]}"; do
-        echo "== recognising $split"
-        lst transcribe --manifest "$DATA/$split.tsv" --speech-encoder "$SPEECH_ENCODER" \
-            --out "$transcripts/$split.tsv"
-    done
-    step_done "$transcripts"
-fi
-if step_needed "$text" --transcripts "$(need_step "$transcripts" cascade.sh)"; then
-    lst prep text --manifests "$DATA" --splits "${splits[@]}" \
-        --transcripts "$transcripts" --out "$text"
-    step_done "$text"
-fi
+recognise='for split in "${@:3}"; do
+    echo "== recognising $split"
+    lst transcribe --manifest "$0/$split.tsv" --speech-encoder "$1" --out "$2/$split.tsv"
+done'
+run_step "$transcripts" --made-from splits="${splits[*]}" speech-encoder="$SPEECH_ENCODER" data="$data" -- \
+    bash -ec "$recognise" "$DATA" "$SPEECH_ENCODER" "$transcripts" "${splits[@]}"
+spoken=$(need_step "$transcripts" cascade.sh)
+run_step "$text" --made-from transcripts="$spoken" -- \
+    lst prep text --manifests "$DATA" --splits "${splits[@]}" --transcripts "$transcripts" --out "$text"
 
 translate_and_score cascade "Cascade: CTC transcript, then LLM" "$model" "$text" \
     --task lst_st --config-yaml config.yaml --max-tokens "$GEN_BATCH_TOKENS" "${PRECISION_ARGS[@]}" \

@@ -21,47 +21,47 @@ for system in "${systems[@]}"; do
 done
 
 wanted() { [[ " $SYSTEMS " == *" $1 "* ]]; } # SYSTEM
-step() { # SETTING=VALUE... SCRIPT: one step of the recipe with some settings of its own
+run() { # SETTING=VALUE... SCRIPT: one step of the recipe with some settings of its own
     env TRIPLES=0 "${@:1:$#-1}" bash "$RECIPE/${!#}.sh"
 }
 untried=(BASELINE_PRETRAIN=1 BASELINE_LRS= BASELINE_ARCHS=) # the search is for the main baseline
 done_systems=() # in the table's order, as WORK/scores names them
 
-step prep
+run prep
 # The two stages first: their time is what the baselines get.
-if wanted two-stage || wanted lora || wanted s2t || wanted conformer || wanted wav2vec; then step stage1; fi
-if wanted two-stage || wanted s2t || wanted conformer || wanted wav2vec; then step stage2; fi
+if wanted two-stage || wanted lora || wanted s2t || wanted conformer || wanted wav2vec; then run stage1; fi
+if wanted two-stage || wanted s2t || wanted conformer || wanted wav2vec; then run stage2; fi
 if wanted two-stage; then
-    step generate
+    run generate
     done_systems+=(lst-two-stage)
 fi
 if wanted one-stage; then
-    step ONE_STAGE=1 stage2
-    step ONE_STAGE=1 generate
+    run ONE_STAGE=1 stage2
+    run ONE_STAGE=1 generate
     done_systems+=(lst-one-stage)
 fi
 if wanted lora; then
     low_rank=(STAGE2_MODULES=adapter,lora STAGE2_LR="$LORA_LR")
-    step "${low_rank[@]}" stage2
-    step "${low_rank[@]}" generate
+    run "${low_rank[@]}" stage2
+    run "${low_rank[@]}" generate
     done_systems+=(lst-two-stage-adapter+lora)
 fi
 if wanted s2t; then
-    step BASELINE=s2t BASELINE_PRETRAIN=1 baseline
+    run BASELINE=s2t BASELINE_PRETRAIN=1 baseline
     done_systems+=(s2t)
 fi
 if wanted conformer; then
-    step BASELINE=conformer BASELINE_ARCH=s2t_conformer BASELINE_ARGS="$CONFORMER_ARGS" "${untried[@]}" baseline
+    run BASELINE=conformer BASELINE_ARCH=s2t_conformer BASELINE_ARGS="$CONFORMER_ARGS" "${untried[@]}" baseline
     done_systems+=(conformer)
 fi
 if wanted wav2vec; then
-    step BASELINE=wav2vec BASELINE_FEATURES=frontend BASELINE_MAX_TOKENS="${WAV2VEC_MAX_TOKENS:-$BASELINE_MAX_TOKENS}" \
+    run BASELINE=wav2vec BASELINE_FEATURES=frontend BASELINE_MAX_TOKENS="${WAV2VEC_MAX_TOKENS:-$BASELINE_MAX_TOKENS}" \
         "${untried[@]}" baseline
     done_systems+=(wav2vec)
 fi
-if wanted text || wanted cascade; then step text; fi
+if wanted text || wanted cascade; then run text; fi
 if wanted cascade; then
-    step cascade
+    run cascade
     done_systems+=(cascade)
 fi
 if wanted text; then done_systems+=(text); fi

@@ -15,7 +15,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     esac
     local name
     local -A given=() # settings from the environment: these win over the file, which wins over the defaults
-    for name in $(sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p' "$RECIPE/settings.sh"); do
+    for name in $(settings_names); do
         if [[ -v $name ]]; then given[$name]=${!name}; fi
     done
     TGT_LANG=${TGT_LANG-de} # a settings file may be written in terms of it
@@ -67,6 +67,8 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
     USER_DIR=$(lst user-dir)
 }
 
+settings_names() { sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p' "$RECIPE/settings.sh"; }
+
 need_choice() { # NAME VALUE CHOICES...
     local choice choices
     for choice in "${@:3}"; do [[ $2 == "$choice" ]] && return; done
@@ -116,7 +118,8 @@ test_splits() { # the test splits, one a line
     fi
 }
 
-# Set DEVICE_ARGS, WORLD_SIZE and PRECISION for what this machine has.
+# Set WORLD_SIZE and PRECISION for what this machine has, DEVICE_ARGS and PRECISION_ARGS, which say so to fairseq, DEVICE,
+# which says so to people, and EXTRA, the words of EXTRA_TRAIN_ARGS.
 find_device() {
     local found
     found=$(python -c 'import torch
@@ -133,56 +136,19 @@ print(gpus, "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp16" if gpu
     fi
     PRECISION_ARGS=()
     if [[ $PRECISION != fp32 ]]; then PRECISION_ARGS+=("--$PRECISION"); fi
+    if [[ $gpus == 0 ]]; then DEVICE="the CPU, $PRECISION"; else DEVICE="$WORLD_SIZE GPU(s), $PRECISION"; fi
+    read_words EXTRA "$EXTRA_TRAIN_ARGS" EXTRA_TRAIN_ARGS
 }
 
-# --- steps: skipped when finished, continued when interrupted ---------------------------------------------------------
+# --- steps ------------------------------------------------------------------------------------------------------------
 
-# Whether the step that makes DIRECTORY from these settings has to run: 0 yes, 1 no, it is finished. A directory made with
-# other settings is an error. DIRECTORY/.settings lists them, DIRECTORY/.done holds their hash once the step has finished.
-step_needed() { # DIRECTORY SETTING...
-    local dir=$1 wanted
-    shift
-    # One flag with its values a line, so that a difference can be shown.
-    wanted=$(for word in "$@"; do case $word in --*) printf '\n%s' "$word" ;; *) printf ' %s' "$word" ;; esac; done | sed 1d)
-    STEP_HASH=$(hash_of <<<"$wanted")
-    if [[ $FORCE != 1 || ! -e $dir/.settings ]]; then
-        if [[ -e $dir/.settings && $(cat "$dir/.settings") != "$wanted" ]]; then
-            printf 'error: %s was made with other settings (<) than these (>):\n' "$dir" >&2
-            diff "$dir/.settings" <(printf '%s\n' "$wanted") | grep '^[<>]' >&2 || true
-            die "give FORCE=1 to make it again, or another WORK to keep both"
-        fi
-        if [[ $(cat "$dir/.done" 2>/dev/null) == "$STEP_HASH" ]]; then
-            echo "== done already: $dir"
-            return 1
-        fi
-    fi
-    { mkdir -p "$dir" && : >>"$dir/.step.lock"; } || die "$dir cannot be written: set WORK to a directory that can"
-    hold "$dir"
-    if [[ $FORCE == 1 && -e $dir/.settings ]]; then find "$dir" -mindepth 1 ! -path "$dir/.step.lock" -delete; fi
-    printf '%s\n' "$wanted" >"$dir/.settings" || die "$dir/.settings cannot be written: free some space"
+# Run a command that fills DIRECTORY, unless it has done so before; lst step --help has the flags and tells the rest.
+run_step() { # DIRECTORY [FLAG...] -- COMMAND...
+    local flags=(--launcher "$LAUNCHER")
+    if [[ $FORCE == 1 ]]; then flags+=(--force); fi
+    if [[ $FOLLOWER == 1 ]]; then flags+=(--follower); fi
+    lst step "$1" "${flags[@]}" "${@:2}"
 }
-
-# Nobody else makes DIRECTORY until this script, and all that it started, have ended, however they end.
-declare -A HELD=()
-hold() { # DIRECTORY
-    local lock failed=0
-    if [[ $FOLLOWER == 1 || -n ${HELD[$1]:-} ]]; then return; fi
-    exec {lock}<>"$1/.step.lock"
-    python -c 'import errno, fcntl, sys
-try:
-    fcntl.flock(int(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)
-except OSError as error:
-    sys.exit(3 if error.errno == errno.EWOULDBLOCK else 4)' "$lock" || failed=$?
-    case $failed in
-        0) printf 'process %s on %s\n' $$ "$HOSTNAME" >"$1/.step.lock" ;;
-        3) die "$1 is being made by another run ($(cat "$1/.step.lock")): wait until that one has ended," \
-            "or give this one another WORK" ;;
-        *) echo "warning: $1 is on a file system without locks: nothing keeps a second run from making it, too" >&2 ;;
-    esac
-    HELD[$1]=$lock
-}
-
-step_done() { printf '%s\n' "$STEP_HASH" >"$1/.done"; } # DIRECTORY
 
 need_step() { # DIRECTORY SCRIPT: print the hash of a finished step, which what builds on it has among its settings
     cat "$1/.done" 2>/dev/null || die "$1 is not there or not finished: run bash examples/mustc/$2 first"
@@ -190,35 +156,30 @@ need_step() { # DIRECTORY SCRIPT: print the hash of a finished step, which what 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
-updates_of() { # EPOCHS [SUBSETS]: updates in so many epochs over the training manifests, "train" unless others are named
+updates_of() { # EPOCHS SUBSETS: updates in so many epochs over the training manifests, with commas between them
     local segments=0 subset
-    for subset in ${2:-train}; do segments=$((segments + $(wc -l <"$DATA/$subset.tsv") - 1)); done
+    for subset in ${2//,/ }; do segments=$((segments + $(wc -l <"$DATA/$subset.tsv") - 1)); done
     echo $(((segments + GLOBAL_BATCH - 1) / GLOBAL_BATCH * $1))
 }
 
-stage1_subsets() { # manifests that stage 1 is trained on and then the one that its loss on dev is of; makes those of asr
+stage1_subsets() { # set TRAIN and DEV, the manifests that stage 1 learns from and is looked at on; makes those of asr
     local split
-    if [[ $STAGE1_TASK == st ]]; then echo train dev && return; fi
+    TRAIN=train DEV=dev
+    if [[ $STAGE1_TASK == st ]]; then return; fi
     for split in train dev; do
         if [[ ! -e $DATA/${split}_asr.tsv ]]; then
-            lst prep asr --manifest "$DATA/$split.tsv" --out "$DATA/${split}_asr.tsv" >&2
+            lst prep asr --manifest "$DATA/$split.tsv" --out "$DATA/${split}_asr.tsv"
         fi
     done
-    if [[ $STAGE1_TASK == asr ]]; then echo train_asr dev_asr; else echo train train_asr dev; fi
+    if [[ $STAGE1_TASK == asr ]]; then TRAIN=train_asr DEV=dev_asr; else TRAIN=train,train_asr; fi
 }
 
-update_freq() { # batches a GPU adds up, so that an update has GLOBAL_BATCH sentences
-    if [[ -n $UPDATE_FREQ ]]; then
-        echo "$UPDATE_FREQ"
-    elif [[ -z $BATCH ]]; then
+fill_in_updates() { # UPDATES: set WARMUP, the updates in which the learning rate rises, and UPDATE_FREQ, for GLOBAL_BATCH
+    WARMUP=$(python -c 'import sys; print(max(1, round(int(sys.argv[1]) * float(sys.argv[2]))))' "$1" "$WARMUP_RATIO")
+    if [[ -z $UPDATE_FREQ && -z $BATCH ]]; then
         die "with an empty BATCH the sentences of a batch vary: set UPDATE_FREQ (1, say)"
-    else
-        echo $(((GLOBAL_BATCH + BATCH * WORLD_SIZE - 1) / (BATCH * WORLD_SIZE)))
     fi
-}
-
-warmup_of() { # UPDATES
-    python -c 'import sys; print(max(1, round(int(sys.argv[1]) * float(sys.argv[2]))))' "$1" "$WARMUP_RATIO"
+    UPDATE_FREQ=${UPDATE_FREQ:-$(((GLOBAL_BATCH + BATCH * WORLD_SIZE - 1) / (BATCH * WORLD_SIZE)))}
 }
 
 model_directory() { # where the model that ONE_STAGE and STAGE2_MODULES choose is trained
@@ -231,112 +192,18 @@ variant() { # nothing for the paper's modules in stage 2; other ones have direct
     if [[ $STAGE2_MODULES != adapter,llm ]]; then echo "-${STAGE2_MODULES//,/+}"; fi
 }
 
-device_words() { # what it trains on, in words
-    if [[ ${DEVICE_ARGS[*]} == --cpu ]]; then echo "the CPU, $PRECISION"; else echo "$WORLD_SIZE GPU(s), $PRECISION"; fi
-}
-
-lst_arguments() { # UPDATES LEARNING-RATE TRAINED-MODULES [TRAIN-SUBSET DEV-SUBSET]: set LST_ARGS, all that decides the outcome
-    local freq extra=()
-    freq=$(update_freq)
-    read_words extra "$EXTRA_TRAIN_ARGS" EXTRA_TRAIN_ARGS
-    LST_ARGS=(
-        --task lst_st --config-yaml config.yaml --train-subset "${4:-train}" --valid-subset "${5:-dev}"
-        --target-lang "$TGT_LANG"
-        --arch "$ARCH" --speech-encoder "$SPEECH_ENCODER" --llm "$LLM" --train-modules "$3"
-        --criterion lst_cross_entropy --label-smoothing "$LABEL_SMOOTHING"
-        --optimizer adam --adam-betas "$ADAM_BETAS" --weight-decay 0 --clip-norm "$CLIP_NORM"
-        --lr "$2" --lr-scheduler cosine --warmup-updates "$(warmup_of "$1")" --max-update "$1"
-        --max-tokens "$MAX_TOKENS" --update-freq "$freq" --seed "$SEED" "${PRECISION_ARGS[@]}"
-    )
-    if [[ -n $BATCH ]]; then LST_ARGS+=(--batch-size "$BATCH"); fi
-    if [[ -n $ADAPTER ]]; then LST_ARGS+=(--adapter "$ADAPTER"); fi
-    if [[ -n $PROMPT ]]; then LST_ARGS+=(--prompt "$PROMPT"); fi
-    if [[ -n $CACHE_FEATURES ]]; then LST_ARGS+=(--cache-features "$CACHE_FEATURES"); fi
-    LST_ARGS+=("${extra[@]}")
-}
-
-host_arguments() { # set HOST_ARGS, where fairseq-train runs and how often it saves: nothing in the outcome
+host_arguments() { # set HOST_ARGS, where fairseq-train runs, how often it saves and what it says: nothing in the outcome
     # Saving and validating goes by updates alone: the epochs of a small corpus are shorter than a look at its dev set.
     HOST_ARGS=(--user-dir "$USER_DIR" "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --no-epoch-checkpoints
         --save-interval 1000000 --validate-interval 1000000
-        --save-interval-updates "$SAVE_INTERVAL" --keep-interval-updates "$AVERAGE")
+        --save-interval-updates "$SAVE_INTERVAL" --keep-interval-updates "$AVERAGE"
+        --log-format json --log-interval "$LOG_INTERVAL")
 }
-
-# Run fairseq-train into DIRECTORY: everything it prints goes to DIRECTORY/train.log, a line of progress now and then to the
-# terminal, and its wall seconds are added to DIRECTORY/seconds every few seconds, so that those of a killed one count.
-run_training() { # NAME DIRECTORY UPDATES ARGUMENT...
-    local name=$1 updates=$3 failed=0 launcher=() lines
-    read_words launcher "$LAUNCHER" LAUNCHER
-    TRAINING_DIR=$2 TRAINING_BEFORE=$(seconds_of "$2") TRAINING_STARTED=$(steady_seconds)
-    shift 3
-    if [[ $FOLLOWER == 1 ]]; then exec "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format none; fi
-    trap add_training_seconds EXIT
-    touch "$TRAINING_DIR/train.log"
-    lines=$(wc -l <"$TRAINING_DIR/train.log")
-    "${launcher[@]}" "$@" --save-dir "$TRAINING_DIR" --log-format simple --log-interval "$LOG_INTERVAL" 2>&1 |
-        tee -a "$TRAINING_DIR/train.log" |
-        show_progress "$name" "$updates" | while_noting_seconds || failed=$?
-    add_training_seconds
-    trap - EXIT
-    if [[ $failed != 0 ]]; then
-        first_to_stop "$lines" <"$TRAINING_DIR/train.log" >&2
-        tail -n 3 "$TRAINING_DIR/train.log" >&2
-        die "fairseq-train failed ($name); all of its output is in $TRAINING_DIR/train.log;" \
-            "the same command goes on where it stopped"
-    fi
-    echo "== $name: trained in $(($(steady_seconds) - TRAINING_STARTED)) s"
-}
-
-first_to_stop() { # LINES: of the log after so many lines, what it, srun or torchrun says of who was lost first
-    awk -v passed="$1" '
-        NR <= passed { next }
-        /^Root Cause/ { torchrun = 1 } # before it stand those that torchrun has stopped
-        /(^error|LostProcess): rank [0-9]/ || /^srun: error: .*task/ || (torchrun && /^  rank +: [0-9]/) { print; exit }'
-}
-
-add_training_seconds() { # a disk that is full must not end the training
-    {
-        echo $((TRAINING_BEFORE + $(steady_seconds) - TRAINING_STARTED)) >"$TRAINING_DIR/seconds.tmp" &&
-            mv -f "$TRAINING_DIR/seconds.tmp" "$TRAINING_DIR/seconds"
-    } 2>/dev/null || true
-}
-
-while_noting_seconds() { # copies lines, and notes the training's seconds at each, or every five seconds
-    local line status
-    while :; do
-        status=0
-        IFS= read -r -t 5 line || status=$?
-        if [[ $status == 0 ]]; then printf '%s\n' "$line"; elif [[ $status -le 128 ]]; then return 0; fi
-        add_training_seconds
-    done
-}
-
-# By a clock that nobody sets, where there is one.
-steady_seconds() { if [[ -r /proc/uptime ]]; then cut -d. -f1 /proc/uptime; else echo "$SECONDS"; fi; }
 
 seconds_of() { grep -xE '[0-9]+' "$1/seconds" 2>/dev/null || echo 0; } # DIRECTORY: wall seconds its training has taken so far
 
 trained_parameters() { # DIRECTORY: as fairseq-train counted them
     sed -n 's/.*num\. shared model params: .*(num\. trained: \([0-9,]*\)).*/\1/p' "$1/train.log" | tail -n 1 | tr -d ,
-}
-
-live_awk() { # awk that reads a line as soon as it is there; mawk waits for whole blocks unless told
-    if awk -W version 2>&1 | grep -q '^mawk'; then awk -W interactive "$@"; else awk "$@"; fi
-}
-
-show_progress() { # NAME UPDATES: fairseq's log on standard input, short lines on standard output
-    live_awk -v name="$1" -v updates="$2" '
-        # The number after key and a separator: "loss=4.5" while training, "loss 4.5" on the dev set.
-        function value(key) {
-            if (!match($0, " " key "[= ][-+.0-9e]+")) return "?"
-            return substr($0, RSTART + length(key) + 2, RLENGTH - length(key) - 2)
-        }
-        function say(text) { print "   " name ": " text; fflush() }
-        / \| train_inner \| / {
-            say("update " value("num_updates") " of " updates ", loss " value("loss") ", " value("wall") " s")
-        }
-        / \| dev(_asr)? \| / { say("dev loss " value("loss")) }
-        /encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|nothing is left to train|WARNING.*segments/ { sub(/.*\| /, ""); say($0) }'
 }
 
 # --- translation and scoring ------------------------------------------------------------------------------------------
@@ -408,20 +275,10 @@ print(best["beam"], best["lenpen"])' "${files[@]}")
 }
 
 translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA ARGUMENT...
-    local split=$1 model=$3/$CHECKPOINT data=$4 out=$WORK/hypotheses/$2/$1 segments failed=0
+    local model=$3/$CHECKPOINT
     [[ -e $model ]] || die "$model: no such checkpoint; CHECKPOINT is one of $(cd "$3" && echo checkpoint*.pt)"
-    if step_needed "$out" --model "$CHECKPOINT" "$(cat "$3/.done")" "${@:5}"; then
-        segments=$(($(wc -l <"$DATA/$split.tsv") - 1))
-        echo "== translating $split: $segments segments"
-        # fairseq prints to standard output rather than into --results-path, so that its progress can be counted.
-        fairseq-generate "$data" --gen-subset "$split" --path "$model" "${@:5}" --user-dir "$USER_DIR" \
-            "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" --required-batch-size-multiple 1 --scoring sacrebleu \
-            --log-format none 2>"$out/generate.log" | tee "$out/generate-$split.txt" |
-            live_awk -v all="$segments" '/^T-/ && ++n % 100 == 0 { printf "   %d of %d\n", n, all; fflush() }' || failed=$?
-        if [[ $failed != 0 ]]; then
-            tail -n 3 "$out/generate.log" >&2
-            die "fairseq-generate failed; all of its output is in $out/generate.log and $out/generate-$split.txt"
-        fi
-        step_done "$out"
-    fi
+    run_step "$WORK/hypotheses/$2/$1" --made-from model="$CHECKPOINT $(cat "$3/.done")" -- \
+        fairseq-generate "$4" --gen-subset "$1" --path "$model" "${@:5}" \
+        --user-dir "$USER_DIR" "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" \
+        --required-batch-size-multiple 1 --scoring sacrebleu --log-format none
 }

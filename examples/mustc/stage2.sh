@@ -11,27 +11,30 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 begin "$@"
 
 need_backbones
-data_hash=$(need_step "$DATA" prep.sh)
-find_device
-updates=${STAGE2_UPDATES:-$(updates_of "$STAGE2_EPOCHS")}
+data=$(need_step "$DATA" prep.sh)
+find_device     # DEVICE_ARGS, PRECISION_ARGS and EXTRA, by this machine, PRECISION and EXTRA_TRAIN_ARGS
+host_arguments  # HOST_ARGS, by NUM_WORKERS, SAVE_INTERVAL, AVERAGE and LOG_INTERVAL; they change nothing in the outcome
+updates=${STAGE2_UPDATES:-$(updates_of "$STAGE2_EPOCHS" train)}
 if [[ $ONE_STAGE == 1 ]]; then
-    name="one stage"
-    updates=${ONE_STAGE_UPDATES:-$((updates + ${STAGE1_UPDATES:-$(updates_of "$STAGE1_EPOCHS")}))}
-    start_hash=none
+    name="one stage" start=none from=()
+    updates=${ONE_STAGE_UPDATES:-$((updates + ${STAGE1_UPDATES:-$(updates_of "$STAGE1_EPOCHS" train)}))}
 else
     name="stage 2"
-    start_hash=$(need_step "$WORK/stage1" stage1.sh)
+    start=$(need_step "$WORK/stage1" stage1.sh)
+    from=(--finetune-from-model "$WORK/stage1/checkpoint_last.pt") # once there is a checkpoint here, fairseq goes on from that
 fi
 dir=$(model_directory)
-lst_arguments "$updates" "$STAGE2_LR" "$STAGE2_MODULES"
-if step_needed "$dir" "${LST_ARGS[@]}" --data "$data_hash" --start "$start_hash"; then
-    # A run that goes on starts from its own checkpoint_last.pt, so stage 1 is given to a fresh one only.
-    start=()
-    if [[ $ONE_STAGE == 0 && ! -e $dir/checkpoint_last.pt ]]; then
-        start=(--finetune-from-model "$WORK/stage1/checkpoint_last.pt")
-    fi
-    echo "== $name, $STAGE2_MODULES: $updates updates on $(device_words)"
-    host_arguments
-    run_training "$name" "$dir" "$updates" "$DATA" "${LST_ARGS[@]}" "${HOST_ARGS[@]}" "${start[@]}"
-    step_done "$dir"
-fi
+fill_in_updates "$updates" # WARMUP and UPDATE_FREQ, by WARMUP_RATIO, GLOBAL_BATCH, BATCH and WORLD_SIZE
+
+run_step "$dir" --name "$name" --title "$name, $STAGE2_MODULES: $updates updates on $DEVICE" \
+    --made-from data="$data" start="$start" -- \
+    fairseq-train "$DATA" --save-dir "$dir" "${from[@]}" \
+    --task lst_st --config-yaml config.yaml --train-subset train --valid-subset dev --target-lang "$TGT_LANG" \
+    --arch "$ARCH" --speech-encoder "$SPEECH_ENCODER" --llm "$LLM" ${ADAPTER:+--adapter "$ADAPTER"} \
+    --train-modules "$STAGE2_MODULES" ${PROMPT:+--prompt "$PROMPT"} \
+    ${CACHE_FEATURES:+--cache-features "$CACHE_FEATURES"} \
+    --criterion lst_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
+    --optimizer adam --adam-betas "$ADAM_BETAS" --weight-decay 0 --clip-norm "$CLIP_NORM" \
+    --lr "$STAGE2_LR" --lr-scheduler cosine --warmup-updates "$WARMUP" --max-update "$updates" \
+    --max-tokens "$MAX_TOKENS" ${BATCH:+--batch-size "$BATCH"} --update-freq "$UPDATE_FREQ" \
+    --seed "$SEED" "${PRECISION_ARGS[@]}" "${EXTRA[@]}" "${HOST_ARGS[@]}"

@@ -11,25 +11,28 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 begin "$@"
 
 need_backbones
-data_hash=$(need_step "$DATA" prep.sh)
+data=$(need_step "$DATA" prep.sh)
 find_device
+host_arguments
 text=$WORK/text/data model=$WORK/text/model
 
 mapfile -t splits < <(printf 'train\ndev\n' && test_splits)
-prepare=(--manifests "$DATA" --splits "${splits[@]}")
-if step_needed "$text" "${prepare[@]}" --data "$data_hash"; then
-    lst prep text "${prepare[@]}" --out "$text"
-    step_done "$text"
-fi
+run_step "$text" --made-from data="$data" -- lst prep text --manifests "$DATA" --splits "${splits[@]}" --out "$text"
 
-updates=${TEXT_UPDATES:-${STAGE2_UPDATES:-$(updates_of "$STAGE2_EPOCHS")}}
-lst_arguments "$updates" "$STAGE2_LR" "$TEXT_MODULES"
-if step_needed "$model" "${LST_ARGS[@]}" --data "$(need_step "$text" text.sh)"; then
-    echo "== text, $TEXT_MODULES: $updates updates on $(device_words)"
-    host_arguments
-    run_training text "$model" "$updates" "$text" "${LST_ARGS[@]}" "${HOST_ARGS[@]}"
-    step_done "$model"
-fi
+updates=${TEXT_UPDATES:-${STAGE2_UPDATES:-$(updates_of "$STAGE2_EPOCHS" train)}}
+fill_in_updates "$updates"
+data=$(need_step "$text" text.sh)
+run_step "$model" --name text --title "text, $TEXT_MODULES: $updates updates on $DEVICE" --made-from data="$data" -- \
+    fairseq-train "$text" --save-dir "$model" \
+    --task lst_st --config-yaml config.yaml --train-subset train --valid-subset dev --target-lang "$TGT_LANG" \
+    --arch "$ARCH" --speech-encoder "$SPEECH_ENCODER" --llm "$LLM" ${ADAPTER:+--adapter "$ADAPTER"} \
+    --train-modules "$TEXT_MODULES" ${PROMPT:+--prompt "$PROMPT"} \
+    ${CACHE_FEATURES:+--cache-features "$CACHE_FEATURES"} \
+    --criterion lst_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
+    --optimizer adam --adam-betas "$ADAM_BETAS" --weight-decay 0 --clip-norm "$CLIP_NORM" \
+    --lr "$STAGE2_LR" --lr-scheduler cosine --warmup-updates "$WARMUP" --max-update "$updates" \
+    --max-tokens "$MAX_TOKENS" ${BATCH:+--batch-size "$BATCH"} --update-freq "$UPDATE_FREQ" \
+    --seed "$SEED" "${PRECISION_ARGS[@]}" "${EXTRA[@]}" "${HOST_ARGS[@]}"
 
 translate_and_score text "LLM on reference transcripts" "$model" "$text" \
     --task lst_st --config-yaml config.yaml --max-tokens "$GEN_BATCH_TOKENS" "${PRECISION_ARGS[@]}" \

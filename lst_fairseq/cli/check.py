@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files, or folders with .tsv files",
     )
     parser.add_argument(
-        "--audio-root", default="", help="folder that relative audio paths are joined to"
+        "--audio-root",
+        metavar="DIR",
+        help="folder that relative audio paths are joined to (default: audio_root of the manifest's config.yaml)",
     )
     audio = parser.add_mutually_exclusive_group()
     audio.add_argument(

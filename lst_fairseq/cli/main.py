@@ -29,6 +29,7 @@ VERBS = {
     "score": "score fairseq-generate's output: BLEU, chrF2, TER, error rates, COMET",
     "compare": "compare systems on the same segments: intervals, tests, plots, sentences",
     "report": "put the scores of several systems into one file, or into a README",
+    "step": "run a command of the recipe once, and go on where it was interrupted",
     "study": "run a grid of settings, and report on it",
     "export": "write a model as a directory that plain transformers can read",
     "convert": "turn a sharded checkpoint into a whole one, or back",

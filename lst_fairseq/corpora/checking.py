@@ -26,8 +26,10 @@ from lst_fairseq.data.audio import (
     segment_samples,
 )
 from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, audio_headers, unescaped
+from lst_fairseq.errors import SettingsError
 from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.text_files import Unreadable, read_text
+from lst_fairseq.utils.yaml_files import not_a_text, read_yaml
 
 TOLD_BEFORE = ("beyond the end", "empty segment")
 OPPOSITE_PHASE = "channels in opposite phase, of which the loudest is read alone"
@@ -344,7 +346,7 @@ def find_manifests(paths: Sequence[Path]) -> list[Path]:
 def check_manifests(
     paths: Sequence[Path],
     *,
-    audio_root: str = "",
+    audio_root: str | None = None,
     audio: Literal["whole", "headers", "none"] = "whole",
     max_length_ratio: float = 3.0,
     show: int = 5,
@@ -355,7 +357,8 @@ def check_manifests(
 
     Args:
         paths: manifests, or folders of them.
-        audio_root: folder that relative audio paths are joined to.
+        audio_root: folder that relative audio paths are joined to; None: what the config.yaml beside a
+            manifest says, as training does.
         audio: ``whole`` reads compressed files to their end and decodes those of several channels,
             ``headers`` does not, ``none`` opens no audio file.
         max_length_ratio: target to source, in characters, at most so many times off the median.
@@ -363,6 +366,7 @@ def check_manifests(
 
     Raises:
         PrepError: a folder has no manifest.
+        YamlError, SettingsError: a config.yaml that cannot be read, or says no folder.
         UsageError: a ratio below 1, or another word for ``audio``.
     """
     if not max_length_ratio >= 1:
@@ -372,7 +376,8 @@ def check_manifests(
     reports = []
     for path in find_manifests(paths):
         report = Report(path, show)
-        stated = read(report, audio_root, max_length_ratio)
+        root = _audio_root(path.with_name("config.yaml")) if audio_root is None else audio_root
+        stated = read(report, root, max_length_ratio)
         if audio != "none":
             check_audio(report, stated, audio == "headers")
         reports.append(report)
@@ -381,6 +386,17 @@ def check_manifests(
         if is_train(train.path.stem):
             compare_with_train(train, others)
     return reports
+
+
+def _audio_root(config: Path) -> str:
+    """``audio_root`` of a data configuration, which need not be there."""
+    content = (read_yaml(config) if config.exists() else None) or {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{config}: holds {content!r:.100}; write settings, one `name: value` a line")
+    root = content.get("audio_root") or ""
+    if not isinstance(root, str):
+        raise SettingsError(f"{config}: `audio_root` {not_a_text(root)}")
+    return root
 
 
 def totals(reports: Sequence[Report]) -> dict[str, int]:

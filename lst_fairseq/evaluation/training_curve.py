@@ -10,6 +10,8 @@ from pathlib import Path
 from lst_fairseq.errors import ComparisonError
 from lst_fairseq.utils.text_files import Unreadable, read_data
 
+#: The tag of a line about a few updates of training.
+TRAINING = "train_inner"
 #: Points that a curve is thinned out to.
 CURVE_POINTS = 300
 # "2026-01-01 00:00:00 | INFO | TAG | ...", or of fairseq-hydra-train "[2026-01-01 00:00:00,123][TAG][INFO] - ..."
@@ -41,15 +43,10 @@ def _read_log(path: str | Path) -> dict[str, list[list[float]]]:
         raise ComparisonError(str(error)) from None
     lines = data.decode("utf-8", errors="replace").split("\n")
     wall, dev_tag = 0.0, None
-    for match in filter(None, map(_LOGGED.search, lines)):
-        tag, body = match[1] or match[2], match[3].strip()
-        training = tag == "train_inner"
-        # The tag of a look at the dev set is the name of the subset; "train" is an epoch's average.
-        if tag == "train" or not (training or f'"{tag}_loss"' in body or "| valid on '" in body):
-            continue
+    for tag, values in filter(None, map(logged_losses, lines)):
+        training = tag == TRAINING
         if not training and tag != (dev_tag := dev_tag or tag):
             continue
-        values = _values(body, "" if training else f"{tag}_")
         loss, updates = values.get("nll_loss", values.get("loss", math.nan)), values.get("num_updates")
         if training:
             wall = values.get("wall", wall)
@@ -60,6 +57,22 @@ def _read_log(path: str | Path) -> dict[str, list[list[float]]]:
             points.pop()
         points.append([updates, wall, loss])
     return curve
+
+
+def logged_losses(line: str) -> tuple[str, dict[str, float]] | None:
+    """What a line of fairseq-train's log says of losses, as text or as JSON; None: it says nothing of them.
+
+    Returns:
+        ``TRAINING`` or the name of the dev set, and the numbers by their names: ``loss``, ``num_updates``, ``wall``.
+    """
+    match = _LOGGED.search(line)
+    if match is None:
+        return None
+    tag, body = match[1] or match[2], match[3].strip()
+    # The tag of a look at the dev set is the name of the subset; "train" is an epoch's average.
+    if tag == "train" or not (tag == TRAINING or f'"{tag}_loss"' in body or "| valid on '" in body):
+        return None
+    return tag, _values(body, "" if tag == TRAINING else f"{tag}_")
 
 
 def _values(body: str, prefix: str) -> dict[str, float]:

@@ -25,9 +25,10 @@ from typing import Any
 import yaml
 
 from lst_fairseq.corpora.preparation import config_text
+from lst_fairseq.recipe.location import lst_command, recipe, recipe_root
+from lst_fairseq.recipe.step import StepFolder
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study
-from lst_fairseq.study.recipe import lst_command, recipe, recipe_root
 from lst_fairseq.utils.text_files import Unreadable, read_data
 
 KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
@@ -45,7 +46,7 @@ _ALIGNMENT = 2
 
 @dataclass(frozen=True)
 class Step:
-    """One run of one of the recipe's scripts.
+    """One run of one of the recipe's scripts, by the step engine.
 
     Attributes:
         kind: one of KINDS.
@@ -70,8 +71,13 @@ class Step:
     needs: tuple["Step", ...] = ()
 
     @property
+    def place(self) -> StepFolder:
+        """Where the step engine keeps what the step cost, and whether it has finished."""
+        return StepFolder(self.work / "study" / self.kind, f"--key {self.key}")
+
+    @property
     def record(self) -> Path:
-        """What the step cost, once it has finished or failed."""
+        """What versions before the step engine wrote about the step."""
         return self.work / "study" / f"{self.kind}.json"
 
     @property
@@ -240,7 +246,10 @@ class Plan:
         return Step("data", f"data {work.name}", work, key, tuple(commands), prep, files=files)
 
     def _of_file(self, name: str) -> str:
-        """A setting of the settings file, as it stands there but for $LST_ROOT."""
+        """A setting of the settings file, as it stands there but for $LST_ROOT.
+
+        Read and not run: to list a study runs nothing of it.
+        """
         for line in self._file.splitlines():
             if line.startswith(f"{name}="):
                 return line.split("=", 1)[1].strip("'\"").replace("$LST_ROOT", str(recipe_root()))

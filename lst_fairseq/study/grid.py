@@ -8,12 +8,12 @@ cell      an arm with one seed: one run of the recipe
 
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lst_fairseq.recipe.location import recipe_root, recipe_settings
 from lst_fairseq.study.entries import (
     StudyError,
     axis_position,
@@ -25,7 +25,6 @@ from lst_fairseq.study.entries import (
     entry_text,
     setting_text,
 )
-from lst_fairseq.study.recipe import recipe, recipe_root
 from lst_fairseq.utils.yaml_files import YamlError, read_yaml
 
 #: Settings that several factors may each add to; of any other, two factors that set it differently are an error.
@@ -156,12 +155,6 @@ class Study:
         others = [factor for factor in self.factors if factor not in block]
         reference = self.reference.values
         return [arm for arm in self.arms if all(arm.values[name] == reference[name] for name in others)]
-
-
-def recipe_settings() -> tuple[str, ...]:
-    """Names of all settings of the recipe."""
-    text = (recipe() / "settings.sh").read_text(encoding="utf-8")
-    return tuple(dict.fromkeys(re.findall(r"^([A-Z0-9_]+)=", text, re.MULTILINE)))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

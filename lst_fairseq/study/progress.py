@@ -1,12 +1,14 @@
 """Where a study stands: which of its steps have run, what the search has chosen, and what comes next."""
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from lst_fairseq.evaluation.comparison import read_scores
+from lst_fairseq.recipe.attempt import Cost
 from lst_fairseq.study.cells import Cell, Plan, Step
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study
@@ -15,18 +17,39 @@ from lst_fairseq.study.grid import Arm, Study
 LOG_LINES = 8
 
 
-def read_record(step: Step) -> dict[str, Any]:
-    """What a step cost so far, or nothing where it has not run with these settings yet."""
-    try:
-        record = json.loads(step.record.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return record if record.get("key") == step.key else {}
+def read_cost(step: Step) -> Cost | None:
+    """What a step cost so far; None where it has not run with these settings yet."""
+    if step.place.is_ours():
+        return step.place.cost()
+    before = _record(step)
+    if before.get("key") != step.key:
+        return None
+    return Cost(*(before.get(each.name, 0) for each in fields(Cost)))
 
 
 def finished(step: Step) -> bool:
     """Whether a step has run to its end."""
-    return bool(read_record(step).get("finished"))
+    before = _record(step)
+    return step.place.is_finished() or (before.get("key") == step.key and bool(before.get("finished")))
+
+
+def has_failed(step: Step) -> bool:
+    """Whether a step was tried, did not get to its end, and does not run now."""
+    return read_cost(step) is not None and not finished(step) and not step.place.is_in_use()
+
+
+def made_otherwise(step: Step) -> bool:
+    """Whether what is in a step's folder was made with other settings, another beam, say."""
+    begun = step.place.made_with() is not None or bool(_record(step))
+    return begun and read_cost(step) is None
+
+
+def _record(step: Step) -> dict[str, Any]:
+    """What versions before the step engine wrote about the step, unless it has run since."""
+    if step.place.made_with() is None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return json.loads(step.record.read_text(encoding="utf-8"))
+    return {}
 
 
 def read_score(cell: Cell, split: str) -> dict[str, Any]:

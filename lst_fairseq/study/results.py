@@ -10,10 +10,11 @@ from typing import Any
 
 from lst_fairseq.evaluation.comparison import compare, read_scores
 from lst_fairseq.evaluation.report.comparison import LEVEL
+from lst_fairseq.recipe.attempt import Cost
+from lst_fairseq.recipe.location import recipe_root
 from lst_fairseq.study.cells import Cell, Plan, Step
 from lst_fairseq.study.grid import Arm, Claim
-from lst_fairseq.study.progress import finished, inspect, last_lines, read_record, read_score
-from lst_fairseq.study.recipe import recipe_root
+from lst_fairseq.study.progress import finished, has_failed, inspect, last_lines, read_cost, read_score
 
 #: Of a score file, what goes into a cell's line for each split.
 _SCORES = ("bleu", "chrf", "ter", "segments", "full_signature", "segments_per_second")
@@ -31,7 +32,7 @@ def collect(plan: Plan) -> dict[str, Any]:
     """
     cells, search, missing, failures = [], [], [], {}
     for arm in plan.study.arms:
-        state = inspect(plan, arm, has_failed)
+        state = inspect(plan, arm, cannot_run)
         for setting, tried in state.tried.items():
             search.append({"arm": arm.label, "setting": setting, "tried": tried, "chosen": state.chosen.get(setting)})
         for cell in state.cells:
@@ -42,15 +43,14 @@ def collect(plan: Plan) -> dict[str, Any]:
         if not state.cells:
             missing += [f"{arm.label}, seed {seed}" for seed in plan.study.seeds]
     for step in dict.fromkeys(step for cell in plan.cells() for step in cell.steps.values()):
-        if read_record(step) and not finished(step):
+        if has_failed(step):
             failures[f"{step.kind}: {step.name}"] = last_lines(step.log)
     return {"cells": cells, "search": search, "missing": missing, "failures": failures}
 
 
-def has_failed(step: Step) -> bool:
-    """Whether a step, or one that it needs, was tried and did not get to its end."""
-    record = read_record(step)
-    return (bool(record) and not record["finished"]) or any(map(has_failed, step.needs))
+def cannot_run(step: Step) -> bool:
+    """Whether a step, or one that it needs, has failed."""
+    return has_failed(step) or any(map(cannot_run, step.needs))
 
 
 def cell_line(plan: Plan, cell: Cell) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def cell_line(plan: Plan, cell: Cell) -> dict[str, Any]:
     scores = {split: read_score(cell, split) for split in study.splits}
     main = scores[study.splits[0]]
     training = [cell.steps[kind] for kind in ("stage1", "stage2") if kind in cell.steps]
-    records = [read_record(step) for step in training]
-    decoding = read_record(cell.steps["test"])
+    costs = [read_cost(step) or Cost() for step in training]
+    decoding = read_cost(cell.steps["test"]) or Cost()
     logs = [log for log in str(main.get("log", "")).split(":") if log]
     line: dict[str, Any] = {
         "arm": cell.arm.label,
@@ -77,10 +77,10 @@ def cell_line(plan: Plan, cell: Cell) -> dict[str, Any]:
         "trained_parameters": main.get("trained_parameters"),
         "train_seconds": main.get("train_seconds"),
         "cpu_seconds": {
-            "training": round(sum(record["cpu_seconds"] for record in records), 1),
-            "decoding": decoding["cpu_seconds"],
+            "training": round(sum(cost.cpu_seconds for cost in costs), 1),
+            "decoding": decoding.cpu_seconds,
         },
-        "peak_memory_gib": max(record["peak_memory_gib"] for record in [*records, decoding]),
+        "peak_memory_gib": max(cost.peak_memory_gib for cost in [*costs, decoding]),
         **gpu_use(logs, main.get("train_seconds")),
         "files": {split: os.path.relpath(score["file"], plan.out) for split, score in scores.items()},
         "logs": [os.path.relpath(log, plan.out) for log in logs],

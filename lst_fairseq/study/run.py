@@ -1,14 +1,12 @@
 """Running a study: what can run does, N at once; what fails is noted and the rest goes on.
 
-A step that finished is never run again: its record says so. The recipe's own scripts go on where a killed one stopped.
-Several processes, on one machine or on several with a common file system, may run one study: a step is locked by
-whoever runs it, and its child processes keep the lock if they outlive the runner.
+Each step is one of the step engine's (``recipe/step.py``), whose command is one of the recipe's scripts: it is never
+run again once it has finished, and goes on where a killed one stopped. Several processes, on one machine or on several
+with a common file system, may run one study: the engine locks a step, and outlives the runner.
 """
 
 import contextlib
-import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -17,52 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lst_fairseq.recipe.location import checkout, lst_command, recipe_settings
+from lst_fairseq.recipe.step import StepFolder
 from lst_fairseq.study.cells import Plan, Step
-from lst_fairseq.study.grid import Arm, Study, recipe_settings
-from lst_fairseq.study.progress import finished, inspect, last_lines, read_record
-from lst_fairseq.study.recipe import checkout, lst_command
-from lst_fairseq.utils.files import InUse, Lock, atomic_text
-
-# Runs the script of argument 2 and writes what it used to argument 1. A process of its own, since the kernel counts the
-# memory of a process that starts another one as the other's peak. It outlives the SIGTERM that its script gets, too.
-_LAUNCHER = """
-import contextlib, glob, json, os, resource, signal, subprocess, sys, time
-usage, script, key, every = sys.argv[1:]
-began = time.monotonic()
-
-def running(): # CPU seconds of what runs in this session, and of what that has waited for
-    ticks = 0
-    for path in glob.glob("/proc/[0-9]*/stat"):
-        with contextlib.suppress(OSError), open(path) as file:
-            fields = file.read().rpartition(")")[2].split()
-            if int(fields[3]) == os.getpid() and path != f"/proc/{os.getpid()}/stat":
-                ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-def note(code): # None: it still runs
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = {"key": key, "code": code, "seconds": time.monotonic() - began,
-            "cpu_seconds": ended.ru_utime + ended.ru_stime + running(),
-            "peak_memory_gib": ended.ru_maxrss / 2**20}
-    with contextlib.suppress(OSError): # a full disk
-        with open(usage + ".tmp", "w") as file:
-            json.dump(used, file)
-        os.replace(usage + ".tmp", usage)
-
-signal.signal(signal.SIGTERM, lambda *_: None)
-process = subprocess.Popen(["bash", "-c", script], close_fds=False)
-while process.poll() is None:
-    note(None)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(float(every))
-note(process.returncode)
-sys.exit(process.returncode if process.returncode >= 0 else 128 - process.returncode)
-"""
-#: Seconds between two notes of what a step has used, which are all that is known of one that is killed.
-NOTE_EVERY = 5.0
-_PROGRESS = re.compile(r"^ {3}(\S.*update \d+ of \d+.*|\d+ of \d+)$", re.MULTILINE)
+from lst_fairseq.study.grid import Arm, Study
+from lst_fairseq.study.progress import finished, inspect, last_lines, made_otherwise, read_cost
 
 
 @dataclass
@@ -71,7 +29,6 @@ class Running:
 
     step: Step
     process: subprocess.Popen
-    lock: Lock
     slot: int
     started: float
 
@@ -151,31 +108,29 @@ class Runner:
 
     def _start(self, step: Step) -> None:
         """Start a step, unless another process has it."""
-        step.record.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = Lock(step.record.with_suffix(".lock"), f"{step.kind}: {step.name}", "it is waited for")
-        except InUse:
+        if step.place.is_in_use() or finished(step):
             return
-        _count_killed(step)
-        if finished(step):  # by whoever had the lock until now
-            lock.release()
-            return
+        step.place.path.mkdir(parents=True, exist_ok=True)
+        before = read_cost(step)
+        if before and not step.place.is_ours():  # noted by a version before the step engine
+            step.place.note(before)
         for name, target in step.links.items():
             with contextlib.suppress(FileExistsError):
                 (step.work / name).symlink_to(os.path.relpath(target, step.work))
         taken = {running.slot for running in self.running}
         slot = next(number for number in range(self.jobs) if number not in taken)
+        command = [*lst_command(sys.executable), "step", str(step.place.path), "--made-from", f"key={step.key}"]
+        command += ["--force"] if made_otherwise(step) else []
         with open(step.log, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-S", "-c", _LAUNCHER, str(_usage(step)), _script(step), step.key, str(NOTE_EVERY)],
+                [*command, "--", "bash", "-c", _script(step)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment(step, slot),
                 start_new_session=True,
-                pass_fds=(lock.fileno(),),
             )
-        self.running.append(Running(step, process, lock, slot, time.monotonic()))
+        self.running.append(Running(step, process, slot, time.monotonic()))
         self.say(f"start   {step.kind}: {step.name}")
 
     def _environment(self, step: Step, slot: int) -> dict[str, str]:
@@ -192,7 +147,7 @@ class Runner:
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        if step.record.exists() and not read_record(step):  # translated with another beam, say
+        if made_otherwise(step):  # translated with another beam, say
             environment["FORCE"] = "1"
         return environment
 
@@ -205,8 +160,8 @@ class Runner:
                 continue
             self.running.remove(running)
             seconds = time.monotonic() - running.started
-            _write_record(running.step, code, seconds, _take_usage(running.step))
-            running.lock.release()
+            if code == os.EX_TEMPFAIL and running.step.place.is_in_use():
+                continue  # another process was faster; it is waited for
             if code:
                 self._failed.add(running.step)
                 self.failures.append(Failure(running.step, last_lines(running.step.log)))
@@ -219,8 +174,8 @@ class Runner:
         self._spoke = time.monotonic()
         for running in self.running:
             seconds = duration(self._spoke - running.started)
-            said = _PROGRESS.findall(last_lines(running.step.log, 20))
-            progress = f"{said[-1]}, " if said else ""
+            said = last_lines(running.step.log, 1).lstrip("= ")
+            progress = f"{said}, " if said else ""
             self.say(f"running {running.step.kind}: {running.step.name}, {progress}{seconds}; {self._left()}")
 
     def _left(self) -> str:
@@ -237,9 +192,7 @@ class Runner:
         for running in self.running:
             os.killpg(running.process.pid, signal.SIGTERM)
         for running in self.running:
-            code, seconds = running.process.wait() or 1, time.monotonic() - running.started
-            _write_record(running.step, code, seconds, _take_usage(running.step))
-            running.lock.release()
+            running.process.wait()
         self.running.clear()
 
 
@@ -253,10 +206,8 @@ def time_left(plan: Plan, left: Sequence[Step], running: Mapping[Step, float], j
         jobs: steps at once.
     """
     known: dict[str, list[float]] = {}
-    for record in sorted(plan.out.glob("*/*/study/*.json")):
-        content = json.loads(record.read_text(encoding="utf-8"))
-        if content.get("finished"):
-            known.setdefault(record.stem, []).append(content["seconds"])
+    for done in sorted(plan.out.glob("*/*/study/*/.done")):
+        known.setdefault(done.parent.name, []).append(StepFolder(done.parent, "").cost().seconds)
     means = {kind: sum(seconds) / len(seconds) for kind, seconds in known.items()}
     if not means or any(step.kind not in means for step in left):
         return None
@@ -271,44 +222,6 @@ def _script(step: Step) -> str:
     for name, text in step.files.items():
         lines.append(f"cat >{shlex.quote(str(step.work / name))} <<'END_OF_FILE'\n{text}END_OF_FILE")
     return "\n".join([*lines, *others])
-
-
-def _write_record(step: Step, code: int | None, seconds: float, usage: Mapping[str, Any]) -> None:
-    """Add an attempt's cost to the step's record; a step without an exit status was killed."""
-    before = read_record(step)
-    record = {
-        "key": step.key,
-        "kind": step.kind,
-        "name": step.name,
-        "finished": code == 0,
-        "seconds": round(before.get("seconds", 0) + seconds, 2),
-        "cpu_seconds": round(before.get("cpu_seconds", 0) + usage.get("cpu_seconds", 0), 2),
-        "peak_memory_gib": round(max(before.get("peak_memory_gib", 0), usage.get("peak_memory_gib", 0)), 3),
-        "attempts": before.get("attempts", 0) + 1,
-    }
-    with atomic_text(step.record) as out:
-        out.write(json.dumps(record, indent=1) + "\n")
-
-
-def _usage(step: Step) -> Path:
-    """Where the process that runs a step notes what it has used so far."""
-    return step.record.with_suffix(".usage")
-
-
-def _take_usage(step: Step) -> dict[str, Any]:
-    """What was noted of a step with these settings, which is then forgotten; nothing where nothing was."""
-    try:
-        usage = json.loads(_usage(step).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        usage = {}
-    _usage(step).unlink(missing_ok=True)
-    return usage if usage.get("key") == step.key else {}
-
-
-def _count_killed(step: Step) -> None:
-    """Add to the record an attempt whose runner was killed; it may have come to its end without it."""
-    if usage := _take_usage(step):
-        _write_record(step, usage["code"], usage["seconds"], usage)
 
 
 def duration(seconds: float) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lst_fairseq.evaluation.report.files import write_texts
+from lst_fairseq.recipe.location import study_folder
 from lst_fairseq.study.cells import Plan
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study, read_study
 from lst_fairseq.study.progress import finished, inspect
-from lst_fairseq.study.recipe import study_folder
 from lst_fairseq.study.rehearsal import rehearsal
 from lst_fairseq.study.report import blocks, console, markdown, page
 from lst_fairseq.study.results import collect, judge, summaries

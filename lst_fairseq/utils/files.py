@@ -31,7 +31,15 @@ _warned: set[int] = set()
 
 
 class InUse(RuntimeError):
-    """Another process is at work on a file or folder; the message names it and the remedy."""
+    """Another process is at work on a file or folder; the message names it and the remedy.
+
+    Attributes:
+        holder: what the other process has written into the lock's file about itself.
+    """
+
+    def __init__(self, message: str, holder: str):
+        super().__init__(message)
+        self.holder = holder
 
 
 class Lock:
@@ -71,7 +79,7 @@ class Lock:
         except BlockingIOError:
             holder = self._holder()
             os.close(self._descriptor)
-            raise InUse(f"{what}: in use by {holder}; {remedy}") from None
+            raise InUse(f"{what}: in use by {holder}; {remedy}", holder) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(self._descriptor)

@@ -102,24 +102,3 @@ def test_slurm_with_a_shared_folder(recipe, corpus):
     assert_as_one_process(recipe.root / "slurm" / "stage1", corpus)
     log = (recipe.root / "slurm" / "stage1" / "train.log").read_text(encoding="utf-8")
     assert f"file://{recipe.root}/meeting/lst-7-0-0" in log
-
-
-def test_the_process_that_stopped_first_is_named():
-    """As Slurm 22.05 and torchrun say it, of this start of the run and not of an earlier one."""
-    log = """\
-srun: error: n3: task 2: Killed
-slurmstepd-n1: error: *** STEP 8.0 ON n1 CANCELLED AT 2026-11-27T08:37:20 ***
-srun: error: n2: task 1: Killed
-srun: error: n1: task 0: Terminated
-Failures:
-  rank      : 0 (local_rank: 0)
-  exitcode  : -15 (pid: 1611)  (SIGTERM)
-Root Cause (first observed failure):
-  rank      : 3 (local_rank: 1)
-error: rank 5 (n6, process 9) is gone: no sign of life for 60 s
-srun: error: n1: task 0: Exited with exit code 1
-"""
-    lines = log.splitlines(keepends=True)
-    for passed, expected in ((1, lines[2]), (4, lines[8]), (9, lines[9]), (11, "")):
-        command = ["bash", "-c", 'source "$1" && first_to_stop "$2"', "bash", str(RECIPE / "lib.sh"), str(passed)]
-        assert subprocess.run(command, input=log, capture_output=True, text=True, check=True).stdout == expected

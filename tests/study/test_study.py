@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from lst_fairseq.data.prompt import PromptSettings
+from lst_fairseq.recipe.location import recipe_settings
 from lst_fairseq.study.cells import Cell, Plan
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.grid import STAGES, Study, merged, read_study, recipe_settings
+from lst_fairseq.study.grid import STAGES, Study, merged, read_study
 from lst_fairseq.study.progress import inspect
 from lst_fairseq.study.rehearsal import SHORT, rehearsal
 from lst_fairseq.study.report import axis_of

@@ -1,7 +1,6 @@
 """The running of studies, by the recipe's real scripts on stub commands."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -14,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.study import run
+from lst_fairseq.recipe.attempt import Cost
 from lst_fairseq.study.cells import Plan, Step
 from lst_fairseq.study.entries import StudyError
-from lst_fairseq.study.progress import beyond, finished, inspect, read_record
-from lst_fairseq.study.results import collect, has_failed, paired_tests, summaries
+from lst_fairseq.study.progress import beyond, finished, inspect, read_cost
+from lst_fairseq.study.results import cannot_run, collect, paired_tests, summaries
 from lst_fairseq.study.run import Runner, duration, time_left
 from tests.support.forks import ended, fork
 from tests.support.recipe import value
@@ -70,8 +69,8 @@ def test_results_are_a_line_a_cell(ran):
         assert line["scores"][split]["full_signature"] == f"full|{split}"
     assert [Path(log).parent.name for log in line["logs"]] == ["stage1", "stage2"]
     assert not [log for log in line["logs"] if os.path.isabs(log)]
-    records = [read_record(plan.cell(plan.study.reference, 1, {}).steps[kind]) for kind in ("stage1", "stage2")]
-    assert line["cpu_seconds"]["training"] == pytest.approx(sum(r["cpu_seconds"] for r in records), abs=0.06)
+    costs = [read_cost(plan.cell(plan.study.reference, 1, {}).steps[kind]) for kind in ("stage1", "stage2")]
+    assert line["cpu_seconds"]["training"] == pytest.approx(sum(cost.cpu_seconds for cost in costs), abs=0.06)
     json.dumps(found)
 
 
@@ -89,9 +88,9 @@ def test_costs_are_those_of_all_processes(studies, tmp_path):
     runner._start(step)
     while not runner._reap():
         time.sleep(0.05)
-    record = read_record(step)
-    assert finished(step) and 0.6 <= record["cpu_seconds"] < 3 and 0.14 < record["peak_memory_gib"] < 0.25
-    assert record["seconds"] >= 0.6 and record["attempts"] == 1
+    cost = read_cost(step)
+    assert finished(step) and 0.6 <= cost.cpu_seconds < 3 and 0.14 < cost.peak_memory_gib < 0.25
+    assert cost.seconds >= 0.6 and cost.attempts == 1
     assert (work / "data" / "config it's.yaml").read_text() == "a: '$HOME'\n"
 
 
@@ -177,7 +176,7 @@ def test_a_failed_candidate_is_not_chosen(studies, monkeypatch):
     assert len(studies.run_study(plan)) == 1
     (entry,) = collect(plan)["search"]
     assert entry["tried"]["4e-4"] is None and entry["chosen"] == "8e-4"
-    state = inspect(plan, plan.study.reference, has_failed)
+    state = inspect(plan, plan.study.reference, cannot_run)
     assert [cell.chosen["STAGE2_LR"] for cell in state.cells] == ["8e-4"]
     assert all(finished(cell.steps["test"]) for cell in state.cells)
 
@@ -206,12 +205,12 @@ def test_a_killed_study_goes_on_from_its_checkpoints(studies, monkeypatch):
         studies.run_study(plan, say=say, every=0.1)
     watcher.join()
     step = plan.cell(plan.study.reference, 1, {}).steps["stage2"]
-    record = read_record(step)
-    assert time.monotonic() - stopped[0] < 25 and not record["finished"]
+    cost = read_cost(step)
+    assert time.monotonic() - stopped[0] < 25 and not finished(step)
     assert Path(f"{studies.calls_file}.times").read_text().count("end") == 0
     monkeypatch.setenv("TRAIN_SECONDS", "0")
     assert studies.run_study(plan) == []
-    assert read_record(step)["attempts"] == 2 and read_record(step)["seconds"] > record["seconds"]
+    assert read_cost(step).attempts == 2 and read_cost(step).seconds > cost.seconds
     assert (checkpoint.parent / "train.log").read_text().count("num_updates=10") == 2
     assert len(collect(plan)["cells"]) == 1
 
@@ -219,51 +218,49 @@ def test_a_killed_study_goes_on_from_its_checkpoints(studies, monkeypatch):
 @pytest.mark.parametrize("killed", ["all", "runner"])
 def test_the_time_of_what_was_killed_outright_counts(studies, monkeypatch, tmp_path, killed):
     """Of SIGKILL nobody can make a note; what was noted until then counts, or what the step noted at its end."""
-    monkeypatch.setattr(run, "NOTE_EVERY", 0.1)
     monkeypatch.setenv("TRAIN_SECONDS", "60" if killed == "all" else "1")
     plan = studies.plan(seeds=[1], factors={"strategy": {"one-stage": {"ONE_STAGE": 1}}}, claims=[])
     step = plan.cell(plan.study.reference, 1, {}).steps["stage2"]
-    usage, log = step.record.with_suffix(".usage"), step.work / "one-stage" / "train.log"
+    log = step.work / "one-stage" / "train.log"
     runner = fork(studies.run_study, plan, log=tmp_path / "runner")
     while not (log.exists() and "num_updates 20" in log.read_text()):
         time.sleep(0.05)
-    while json.loads(usage.read_text())["seconds"] < 0.3:
+    while step.place.cost().seconds < 0.3:
         time.sleep(0.05)
     os.kill(runner, signal.SIGKILL)
     ended(runner)
     if killed == "all":
-        for process in session_of(usage):
+        for process in session_of(step):
             with contextlib.suppress(ProcessLookupError):  # some end with the one before
                 os.kill(process, signal.SIGKILL)
     before = len(studies.trainings())
     monkeypatch.setenv("TRAIN_SECONDS", "0")
     assert studies.run_study(plan) == [] and len(studies.trainings()) == before + (killed == "all")
-    record = read_record(step)
-    assert record["finished"] and record["attempts"] == (2 if killed == "all" else 1)
-    assert record["seconds"] > (0.3 if killed == "all" else 1) and record["cpu_seconds"] > 0
-    assert not usage.exists() and len(collect(plan)["cells"]) == 1
+    cost = read_cost(step)
+    assert finished(step) and cost.attempts == (2 if killed == "all" else 1)
+    assert cost.seconds > (0.3 if killed == "all" else 1) and cost.cpu_seconds > 0
+    assert len(collect(plan)["cells"]) == 1
 
 
-def session_of(usage: Path) -> list[int]:
-    """Processes of a running step, the one first that has the file of its usage among its arguments."""
+def session_of(step: Step) -> list[int]:
+    """Processes of a running step, the one first that has the step's folder among its arguments."""
     arguments, sessions = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             arguments[int(folder.name)] = (folder / "cmdline").read_bytes().split(b"\0")
             sessions[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()[3]
-    (leader,) = [process for process, words in arguments.items() if str(usage).encode() in words]
+    (leader,) = [process for process, words in arguments.items() if str(step.place.path).encode() in words]
     return [leader, *(p for p, session in sessions.items() if session == str(leader) and p != leader)]
 
 
-def test_stage_2_that_was_killed_does_not_begin_with_stage_1_again(studies, monkeypatch):
+def test_stage_2_that_failed_goes_on_by_the_same_command(studies, monkeypatch):
     plan = studies.plan(seeds=[1], factors={"strategy": {"two-stage": {}}}, claims=[])
     monkeypatch.setenv("FAILS", "--train-modules adapter,llm")
     studies.run_study(plan)
     monkeypatch.delenv("FAILS")
     studies.run_study(plan)
     _, first, second = studies.calls("fairseq-train")
-    assert "--finetune-from-model" in first and "--finetune-from-model" not in second
-    assert value(first, "--save-dir") == value(second, "--save-dir") and len(collect(plan)["cells"]) == 1
+    assert first == second and "--finetune-from-model" in first and len(collect(plan)["cells"]) == 1
 
 
 def test_as_many_at_once_as_asked_for(studies, monkeypatch):
@@ -281,11 +278,9 @@ def test_as_many_at_once_as_asked_for(studies, monkeypatch):
 def test_what_another_process_runs_is_waited_for(studies):
     plan = studies.plan(seeds=[1], factors={"strategy": {"one-stage": {"ONE_STAGE": 1}}}, claims=[])
     step = plan.cell(plan.study.reference, 1, {}).steps["data"]
-    step.record.parent.mkdir(parents=True)
-    lock = os.open(step.record.with_suffix(".lock"), os.O_CREAT | os.O_RDWR)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = step.place.hold()
     started = time.monotonic()
-    threading.Timer(1.0, lambda: os.close(lock)).start()
+    threading.Timer(1.0, lock.release).start()
     assert studies.run_study(plan) == []
     assert time.monotonic() - started > 1 and len(collect(plan)["cells"]) == 1
     assert studies.said[0] == "start   data: " + step.name
@@ -320,8 +315,9 @@ def test_time_left_is_by_the_mean_of_a_kind(studies):
     steps = [plan.cell(arm, seed, {}).steps["stage2"] for arm in plan.study.arms for seed in (1, 2)]
     assert time_left(plan, steps, {}, 2) is None
     for step, seconds in zip(steps, (10, 30)):
-        step.record.parent.mkdir(parents=True)
-        step.record.write_text(json.dumps({"key": step.key, "finished": True, "seconds": seconds}))
+        step.place.hold().release()
+        step.place.note(Cost(seconds))
+        step.place.finish()
     assert time_left(plan, steps[2:], {}, 2) == 4 * 20 / 2
     assert time_left(plan, steps[2:], {steps[2]: 5, steps[3]: 90}, 2) == (15 + 0 + 40) / 2
     assert [duration(s) for s in (59.6, 600, 7200)] == ["60 s", "10 min", "2.0 h"]

@@ -7,7 +7,7 @@ from random import Random
 
 import yaml
 
-from lst_fairseq.study.grid import recipe_settings
+from lst_fairseq.recipe.location import recipe_settings
 from tests.fuzz.base import Base
 from tests.fuzz.case import Case, Outcome
 from tests.fuzz.mutators import changed_tree, damaged, deep_text, hostile

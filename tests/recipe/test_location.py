@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lst_fairseq.study import recipe
-from lst_fairseq.study.entries import StudyError
+from lst_fairseq.errors import RecipeError
+from lst_fairseq.recipe import location
 from tests.support.helpers import REPOSITORY
 
 SETTINGS = "share/lst-fairseq/examples/mustc/settings.sh"
 
 
 def find() -> Path:
-    return recipe.recipe_root.__wrapped__()  # what is found once is kept
+    return location.recipe_root.__wrapped__()  # what is found once is kept
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     about = packages / "lst_fairseq-0.1.0.dist-info"
     about.mkdir(parents=True)
     (about / "RECORD").write_text(f"lst_fairseq/__init__.py,,\n../../../{SETTINGS},,\n")
-    monkeypatch.setattr(recipe, "_ABOVE", packages)
-    monkeypatch.setattr(recipe, "distribution", lambda name: PathDistribution(about))
+    monkeypatch.setattr(location, "_ABOVE", packages)
+    monkeypatch.setattr(location, "distribution", lambda name: PathDistribution(about))
     return packages
 
 
@@ -34,9 +34,9 @@ def put(folder: Path, name: str) -> None:
 
 
 def test_the_checkouts_own_comes_first(monkeypatch, tmp_path):
-    assert find() == REPOSITORY and recipe.recipe() == REPOSITORY / "examples" / "mustc"
+    assert find() == REPOSITORY and location.recipe() == REPOSITORY / "examples" / "mustc"
     monkeypatch.chdir(tmp_path)
-    assert recipe.study_folder("mini") == REPOSITORY / "results" / "study" / "mini"
+    assert location.study_folder("mini") == REPOSITORY / "results" / "study" / "mini"
 
 
 def test_what_a_wheel_has_put_into_the_environment(packages, tmp_path):
@@ -51,19 +51,19 @@ def test_what_pip_has_put_into_a_target_folder(packages):
 
 def test_the_command_beside_an_interpreter_is_taken(tmp_path):
     python = str(tmp_path / "python")
-    assert recipe.lst_command(python) == [python, "-m", "lst_fairseq.cli"]
+    assert location.lst_command(python) == [python, "-m", "lst_fairseq.cli"]
     (tmp_path / "lst").touch()
-    assert recipe.lst_command(python) == [str(tmp_path / "lst")]
+    assert location.lst_command(python) == [str(tmp_path / "lst")]
 
 
 def test_neither_is_a_line_with_the_remedy(packages, monkeypatch):
     message = f"examples/mustc was not installed with the package in {packages}: install"
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(RecipeError, match=message):
         find()
 
     def unknown(name: str) -> PathDistribution:
-        raise recipe.PackageNotFoundError(name)
+        raise location.PackageNotFoundError(name)
 
-    monkeypatch.setattr(recipe, "distribution", unknown)
-    with pytest.raises(StudyError, match=message):
+    monkeypatch.setattr(location, "distribution", unknown)
+    with pytest.raises(RecipeError, match=message):
         find()

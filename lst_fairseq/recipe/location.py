@@ -1,10 +1,11 @@
-"""Where the recipe lies that a study runs: in the checkout, or where a wheel has put it."""
+"""Where the recipe lies: in the checkout, or where a wheel has put it."""
 
+import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from lst_fairseq.study.entries import StudyError
+from lst_fairseq.errors import RecipeError
 
 #: Of setup.py's ``data_files``, below the environment's own folder.
 _SHARE = Path("share/lst-fairseq")
@@ -17,13 +18,13 @@ def recipe_root() -> Path:
     """What the recipe calls LST_ROOT: the folder of examples/mustc and scripts/env.sh.
 
     Raises:
-        StudyError: the recipe is neither beside the package nor among what was installed with it.
+        RecipeError: the recipe is neither beside the package nor among what was installed with it.
     """
     # What `pip install --target` puts in `share`, its list of files has elsewhere.
     for root in (_ABOVE, _ABOVE / _SHARE, *_installed()):
         if (root / _SETTINGS).is_file():
             return root
-    raise StudyError(
+    raise RecipeError(
         f"{_SETTINGS.parent} was not installed with the package in {_ABOVE}: "
         "install lst-fairseq by pip, or work in a checkout"
     )
@@ -41,6 +42,13 @@ def _installed() -> list[Path]:
 def recipe() -> Path:
     """The folder of the recipe's scripts."""
     return recipe_root() / _SETTINGS.parent
+
+
+@cache
+def recipe_settings() -> tuple[str, ...]:
+    """Names of all settings of the recipe, as its own scripts know them."""
+    ask = ["bash", "-c", 'source "$0" && settings_names', str(recipe() / "lib.sh")]
+    return tuple(subprocess.run(ask, stdout=subprocess.PIPE, text=True, check=True).stdout.split())
 
 
 def lst_command(python: str) -> list[str]:

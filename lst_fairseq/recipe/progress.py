@@ -1,0 +1,70 @@
+"""What fairseq's commands say while they run, in short lines."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from lst_fairseq.evaluation.training_curve import TRAINING, logged_losses
+
+#: Translations between two lines of progress.
+TRANSLATIONS = 100
+#: Of a training's log, what is shown besides losses.
+_WORTH_SHOWING = re.compile(
+    r"encoding [0-9,]+ segments|loading pretrained model from|Loaded checkpoint|skipped|nothing is left to train|"
+    r"WARNING.*segments"
+)
+#: How this package, srun and torchrun name a process that ended of itself...
+_LOST = re.compile(r"(^error|LostProcess): rank \d|^srun: error: .*task")
+#: ... and torchrun behind this line alone: before it stand those that it has stopped.
+_ROOT_CAUSE, _OF_ROOT_CAUSE = "Root Cause", re.compile(r"  rank +: \d")
+
+
+class Tail:
+    """The lines that a file gets from now on.
+
+    Args:
+        path: the file, which is there.
+    """
+
+    def __init__(self, path: Path):
+        self._path, self._offset, self._rest = path, path.stat().st_size, b""
+
+    def __iter__(self) -> Iterator[str]:
+        """Whole lines that have come since the last look."""
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            data = self._rest + file.read()
+            self._offset = file.tell()
+        *lines, self._rest = data.split(b"\n")
+        return iter([line.decode("utf-8", "replace") for line in lines])
+
+
+def training_line(line: str, updates: str) -> str | None:
+    """A line of fairseq-train's log as one of progress, or None.
+
+    Args:
+        line: of the log.
+        updates: at which training ends, ``?`` where time decides.
+    """
+    found = logged_losses(line)
+    if found is None:
+        return line.rpartition("| ")[2] if _WORTH_SHOWING.search(line) else None
+    tag, values = found
+    done, loss, wall = (
+        f"{values[key]:.10g}" if key in values else "?" for key in ("num_updates", "loss", "wall")
+    )
+    return (
+        f"update {done} of {updates}, loss {loss}, {wall} s"
+        if tag == TRAINING
+        else f"dev loss {loss}"
+    )
+
+
+def lost_process(log: list[str]) -> str | None:
+    """What a log says of the process that was lost first, of several that trained together."""
+    root_cause = False
+    for line in log:
+        root_cause |= line.startswith(_ROOT_CAUSE)
+        if _LOST.search(line) or (root_cause and _OF_ROOT_CAUSE.match(line)):
+            return line
+    return None
