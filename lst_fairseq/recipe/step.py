@@ -26,7 +26,7 @@ from pathlib import Path
 from lst_fairseq.errors import RecipeError
 from lst_fairseq.recipe.attempt import Cost, run_measured
 from lst_fairseq.recipe.progress import TRANSLATIONS, Tail, lost_process, training_line
-from lst_fairseq.utils.files import InUse, Lock, atomic_text, remove
+from lst_fairseq.utils.files import InUse, Lock, remove, replacing
 
 TRAIN, GENERATE = "fairseq-train", "fairseq-generate"
 LOCK = ".step.lock"
@@ -132,26 +132,20 @@ class StepFolder:
             for path in self.path.iterdir():
                 if path.name != LOCK:
                     remove(path)
-        texts = {"command.txt": as_typed(command)}
-        if (
-            self.made_with() is None
-        ):  # else it stays as it is, and so does the hash that later steps know
-            texts[".settings"] = f"{self.settings}\n"
-        for name, text in texts.items():
-            with atomic_text(self.path / name) as file:
-                file.write(text)
+        _write(self.path / "command.txt", as_typed(command))
+        # What is there stays as it is, and with it the hash that later steps know.
+        if self.made_with() is None:
+            _write(self.path / ".settings", f"{self.settings}\n")
 
     def note(self, cost: Cost) -> None:
         """Write down what the step has cost; a disk that is full is no reason to end it."""
-        texts = {"cost.json": json.dumps(asdict(cost)), "seconds": str(int(cost.seconds))}
-        for name, text in texts.items():
-            with contextlib.suppress(OSError), atomic_text(self.path / name) as file:
-                file.write(f"{text}\n")
+        with contextlib.suppress(OSError):
+            _write(self.path / "cost.json", json.dumps(asdict(cost)) + "\n")
+            _write(self.path / "seconds", f"{int(cost.seconds)}\n")
 
     def finish(self) -> None:
         """Mark the step as finished."""
-        with atomic_text(self.path / ".done") as file:
-            file.write(_hash(self.made_with() or "") + "\n")
+        _write(self.path / ".done", _hash(self.made_with() or "") + "\n")
 
 
 @dataclass(frozen=True)
@@ -180,10 +174,15 @@ class Step:
         return StepFolder(self.folder, settings_of(self.command, self.made_from))
 
     @property
+    def program(self) -> str:
+        """The name of the command's program, wherever it lies."""
+        return Path(self.command[0]).name
+
+    @property
     def launched(self) -> list[str]:
         """The command as it is run."""
-        program, *arguments = self.command
-        return [*(self.launcher if program == TRAIN else (program,)), *arguments]
+        by_name = self.command[0] == TRAIN
+        return [*(self.launcher if by_name else self.command[:1]), *self.command[1:]]
 
     def run(self, force: bool = False, follower: bool = False) -> int:
         """Run the command unless it has come to its end before.
@@ -207,7 +206,7 @@ class Step:
             print(f"== done already: {self.folder}", flush=True)
             return 0
         if follower:
-            if self.command[0] != TRAIN:
+            if self.program != TRAIN:
                 raise RecipeError(
                     f"{self.folder}: only training takes several nodes: run this step on one alone"
                 )
@@ -219,12 +218,14 @@ class Step:
             lock.release()
 
     def _make(self, lock: Lock, force: bool) -> int:
-        if not force and self.place.is_finished():  # by whoever had it until now
-            return 0
+        if not force:  # again: another run may have had the folder until now
+            self.place.check()
+            if self.place.is_finished():
+                return 0
         self.place.begin(self.launched, force)
         if self.title:
             print(f"== {self.title}", flush=True)
-        run = {TRAIN: self._train, GENERATE: self._generate}.get(self.command[0], self._run)
+        run = {TRAIN: self._train, GENERATE: self._generate}.get(self.program, self._run)
         status = run(lock)
         if status == 0:
             self.place.finish()
@@ -243,22 +244,21 @@ class Step:
     def _train(self, lock: Lock) -> int:
         """Training's output goes to train.log, after that of earlier attempts."""
         log = self.folder / "train.log"
-        said: list[str] = []
         before = self.place.cost().seconds
+        updates = value_of(self.command, "--max-update", "?")
         with open(log, "ab") as output:
-            tail = Tail(log)
-            updates = value_of(self.command, "--max-update", "?")
+            tail, said = Tail(log), Tail(log)
 
             def look() -> None:
                 for line in tail:
-                    said.append(line)
                     if short := training_line(line, updates):
                         print(f"   {self.name}: {short}", flush=True)
 
             status = self._run(lock, look=look, stdout=output, stderr=subprocess.STDOUT)
         if status:
-            lost = lost_process(said)
-            print(*([lost] if lost else []), *said[-LOG_LINES:], sep="\n", file=sys.stderr)
+            lines = list(said)
+            lost = lost_process(lines)
+            print(*([lost] if lost else []), *lines[-LOG_LINES:], sep="\n", file=sys.stderr)
             raise RecipeError(
                 f"{TRAIN} failed ({self.name}); all of its output is in {log}; "
                 "the same command goes on where it stopped"
@@ -298,7 +298,7 @@ def settings_of(command: Sequence[str], made_from: Mapping[str, str]) -> str:
 
     Words before the first flag, such as the data's folder, and flags that decide nothing are left out.
     """
-    ignored = _READ.get(command[0], set())
+    ignored = _READ.get(Path(command[0]).name, set())
     _, *flags = _by_flag(command)
     kept = [" ".join(words) for words in flags if words[0].partition("=")[0] not in ignored]
     return "\n".join(
@@ -339,11 +339,20 @@ def _lines(settings: str) -> list[str]:
 
 
 def _hash(settings: str) -> str:
-    return hashlib.sha256(f"{settings}".rstrip("\n").encode() + b"\n").hexdigest()
+    return hashlib.sha256(_bytes(settings.rstrip("\n") + "\n")).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """With names of files that are no UTF-8 as they were given."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_bytes(_bytes(text))
 
 
 def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="backslashreplace")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from lst_fairseq.evaluation.comparison import compare, read_scores
 from lst_fairseq.evaluation.report.comparison import LEVEL
+from lst_fairseq.evaluation.training_curve import logged_losses
 from lst_fairseq.recipe.attempt import Cost
 from lst_fairseq.recipe.location import recipe_root
 from lst_fairseq.study.cells import Cell, Plan, Step
@@ -19,7 +20,6 @@ from lst_fairseq.study.progress import finished, has_failed, inspect, last_lines
 #: Of a score file, what goes into a cell's line for each split.
 _SCORES = ("bleu", "chrf", "ter", "segments", "full_signature", "segments_per_second")
 _GPU_TOTAL = re.compile(r"rank\s+\d+: .*total memory = ([\d.]+) GB")
-_GPU_FREE = re.compile(r"\bgb_free=([\d.]+)")
 _GPU_COUNT = re.compile(r"CUDA enviroments for all (\d+) workers")
 
 
@@ -101,9 +101,11 @@ def gpu_use(logs: Sequence[str], seconds: float | None) -> dict[str, Any]:
         text = Path(log).read_text(encoding="utf-8", errors="replace") if Path(log).is_file() else ""
         if found := _GPU_COUNT.findall(text):
             gpus = max(gpus, int(found[-1]))
-        total, free = _GPU_TOTAL.findall(text), _GPU_FREE.findall(text)
+        total = _GPU_TOTAL.findall(text)
+        logged = filter(None, map(logged_losses, text.split("\n")))
+        free = [values["gb_free"] for _, values in logged if "gb_free" in values]
         if total and free:
-            peaks.append(max(map(float, total)) - min(map(float, free)))
+            peaks.append(max(map(float, total)) - min(free))
     if not gpus:
         return {}
     use: dict[str, Any] = {"gpus": gpus, "gpu_seconds": round(gpus * (seconds or 0), 1)}

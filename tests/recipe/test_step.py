@@ -1,5 +1,6 @@
 """The step engine: what is finished is not run again, what was interrupted goes on, what is otherwise is refused."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -59,7 +60,7 @@ def train(*arguments: str, flags: Sequence[str] = ()) -> int:
 
 
 def calls() -> list[str]:
-    return Path("calls").read_text().splitlines() if Path("calls").exists() else []
+    return Path("calls").read_text(errors="replace").splitlines() if Path("calls").exists() else []
 
 
 def refusal(call: Callable[[], int]) -> str:
@@ -190,9 +191,7 @@ def test_what_earlier_versions_finished_is_finished(folder, capsys):
     """By their .settings, in whose order the hash was made that later steps know."""
     Path("run").mkdir()
     Path("run/.settings").write_text("--task lst_st\n--lr 1\n--startup-timeout 600\n--data abc\n")
-    digest = subprocess.run(
-        ["sha256sum", "run/.settings"], capture_output=True, text=True, check=True
-    ).stdout.split()[0]
+    digest = hashlib.sha256(Path("run/.settings").read_bytes()).hexdigest()
     Path("run/.done").write_text(f"{digest}\n")
     train("--lr", "1", "--startup-timeout", "60", "--task", "lst_st")
     assert "done already" in capsys.readouterr().out and not calls()
@@ -239,7 +238,9 @@ def test_an_engine_that_is_ended_ends_its_command(folder, how):
         process.send_signal(how)
         assert process.wait(20) == (143 if how == signal.SIGTERM else -signal.SIGINT)
     place = StepFolder(folder / "run", "--lr 1\n--data abc")
-    wait_for(lambda: not place.is_in_use())  # until the last process that the command has started is gone
+    wait_for(
+        lambda: not place.is_in_use()
+    )  # until the last process that the command has started is gone
     assert not place.is_finished() and place.cost().seconds > 0
 
 
@@ -308,6 +309,14 @@ def test_translations_are_counted(folder, monkeypatch, capsys):
     files = f"{folder}/run/generate.log and {folder}/run/generate-test.txt"
     assert message == f"error: fairseq-generate failed; all of its output is in {files}"
     assert capsys.readouterr().err == "no room\n"
+
+
+def test_a_name_that_is_no_utf8(folder, capsys):
+    """As a shell gives it: kept as it is, and the same the next time."""
+    for _ in range(2):
+        train("--llm", os.fsdecode(b"/models/caf\xe9"))
+    assert "done already" in capsys.readouterr().out
+    assert b"--llm /models/caf\xe9\n" in Path("run/.settings").read_bytes() and len(calls()) == 1
 
 
 def test_other_commands_speak_for_themselves(folder, capfd):

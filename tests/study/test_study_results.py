@@ -86,15 +86,23 @@ def test_claims_are_judged_by_every_seed(wrong, verdict, sentence, studies):
         assert judged["differences"] == pytest.approx(expected)
 
 
-def test_gpu_use_is_read_from_the_logs(tmp_path):
+@pytest.mark.parametrize(
+    "logged",
+    [
+        "epoch 001: 1 / 2 loss=1, num_updates=1, gb_free={}, wall=1",
+        '{{"epoch": 1, "loss": "1", "num_updates": "1", "gb_free": "{}", "wall": "1"}}',
+    ],
+    ids=["text", "json"],
+)
+def test_gpu_use_is_read_from_the_logs(logged, tmp_path):
     log = tmp_path / "train.log"
+    started = "2026-01-01 00:00:00 | INFO | train_inner | "
     log.write_text(
         "CUDA enviroments for all 2 workers\nrank   0: capabilities =  9.0  ; total memory = 139.720 GB ; name = H200\n"
-        "train_inner | epoch 001: 1 / 2 loss=1, num_updates=1, gb_free=100.5, wall=1\n"
-        "train_inner | epoch 001: 2 / 2 loss=1, num_updates=2, gb_free=90.7, wall=2\n"
+        + "".join(started + logged.format(free) + "\n" for free in ("100.5", "90.7"))
     )
     assert gpu_use([str(log)], 30) == {"gpus": 2, "gpu_seconds": 60, "peak_gpu_memory_gib": 49.02}
-    log.write_text("train_inner | epoch 001: 1 / 2 loss=1\n")
+    log.write_text(f"{started}epoch 001: 1 / 2 loss=1\n")
     assert gpu_use([str(log)], 30) == {}
 
 
