@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -308,6 +309,32 @@ def test_another_beam_translates_again_and_trains_nothing(studies):
     assert studies.run_study(studies.plan(**only, base={**STUDY["base"], "BEAM": 1})) == []
     assert len(studies.trainings()) == 2
     assert [value(call, "--beam") for call in studies.calls("fairseq-generate")] == ["4", "4", "1", "1"]
+
+
+@pytest.mark.parametrize("change", ["finished", "unfinished", "another beam"])
+def test_what_earlier_versions_noted_of_steps_counts(studies, change):
+    """They had a file for each step, work/study/KIND.json, where the step engine has a folder."""
+    plan = studies.plan(seeds=[1], factors={"strategy": {"two-stage": {}}}, claims=[])
+    assert studies.run_study(plan) == []
+    steps = plan.cell(plan.study.reference, 1, {}).steps
+    for kind, step in steps.items():
+        if kind == "dev":
+            continue
+        shutil.rmtree(step.place.path)
+        end = {"finished": change != "unfinished" or kind != "test"}
+        key = "old" if change == "another beam" and kind == "test" else step.key
+        record = {"key": key, "kind": kind, "name": step.name, **end, "seconds": 100.5, "cpu_seconds": 7.0}
+        step.record.write_text(json.dumps({**record, "peak_memory_gib": 3.0, "attempts": 2}))
+    calls = len(studies.calls("fairseq-train")), len(studies.calls("fairseq-generate"))
+    assert [finished(step) for kind, step in steps.items() if kind != "dev"] == [True] * 3 + [change == "finished"]
+    assert studies.run_study(plan) == [] and finished(steps["test"])
+    assert len(studies.calls("fairseq-train")) == calls[0]
+    again = 2 if change == "another beam" else 0  # both splits are translated again
+    assert len(studies.calls("fairseq-generate")) == calls[1] + again
+    cost = read_cost(steps["test"])
+    kept = {"finished": (100.5, 2), "unfinished": (100.5, 3), "another beam": (0, 1)}[change]
+    assert (cost.seconds // 100 * 100.5, cost.attempts) == kept and read_cost(steps["stage2"]).seconds == 100.5
+    assert collect(plan)["cells"][0]["peak_memory_gib"] == 3.0
 
 
 def test_time_left_is_by_the_mean_of_a_kind(studies):
