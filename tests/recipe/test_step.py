@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,10 @@ def refusal(call: Callable[[], int]) -> str:
     return str(error.value)
 
 
+def heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def wait_for(true: Callable[[], bool]) -> None:
     for _ in range(600):
         if true():
@@ -81,9 +86,13 @@ def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     """The same in a process of its own."""
     words = [sys.executable, "-m", "lst_fairseq.cli", *command("fairseq-train", "data", *arguments)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
-    pipe = subprocess.PIPE
     return subprocess.Popen(
-        words, env=environment, text=True, stdout=pipe, stderr=subprocess.STDOUT
+        words,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=heed_interrupts,
     )
 
 
@@ -232,7 +241,9 @@ def test_one_run_at_a_time(folder, capsys):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_an_engine_that_is_ended_ends_its_command(folder, how):
+def test_an_engine_that_is_ended_ends_its_command(folder, how, monkeypatch):
+    # A shell lets what it starts in the background ignore SIGINT, and so would all that comes of it.
+    monkeypatch.setattr(subprocess, "Popen", partial(subprocess.Popen, preexec_fn=heed_interrupts))
     with started("--lr", "1", WAITS="1") as process:
         process.stdout.readline()
         process.send_signal(how)
