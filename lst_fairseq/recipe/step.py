@@ -10,6 +10,7 @@ The folder has, beside what the command makes,
 """
 
 import contextlib
+import difflib
 import hashlib
 import itertools
 import json
@@ -97,9 +98,9 @@ class StepFolder:
         """Raise a RecipeError where the folder was made with other settings, which shows both."""
         if self.made_with() is None or self.is_ours():
             return
-        before, now = _lines(self.made_with() or ""), _lines(self.settings)
-        differing = [f"< {line}" for line in before if line not in now]
-        differing += [f"> {line}" for line in now if line not in before]
+        compared = difflib.ndiff(_lines(self.made_with() or ""), _lines(self.settings))
+        marks = {"-": "<", "+": ">"}
+        differing = [marks[line[0]] + line[1:] for line in compared if line[0] in marks]
         raise RecipeError(
             f"{self.path} was made with other settings (<) than these (>):\n"
             + "\n".join(differing)

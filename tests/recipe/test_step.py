@@ -22,6 +22,7 @@ from tests.support.helpers import REPOSITORY
 # Notes its arguments; says how far it is, waits for a file named GO where it is told to, and fails where told to.
 TRAIN = """\
 printf '%s\\n' "$*" >>calls
+sleep 0.05
 echo '2026-01-01 | INFO | train_inner | {"loss": "4.5", "num_updates": "50", "wall": "7"}'
 while [[ -n ${WAITS:-} && ! -e GO ]]; do sleep 0.05; done
 [[ -z ${FAILS:-} ]] || { echo "RuntimeError: disk on fire"; exit 3; }
@@ -152,9 +153,9 @@ def test_other_settings_are_refused_with_both(folder):
 
 def test_of_a_flag_given_twice_the_last_one_counts(folder):
     train("--lr", "1", "--lr", "2")
-    assert (
-        "> --lr 2\n" not in refusal(lambda: train("--lr", "2", "--lr", "1")) and len(calls()) == 1
-    )
+    message = refusal(lambda: train("--lr", "2", "--lr", "1"))
+    assert message.split("\n")[1:-1] in (["< --lr 1", "> --lr 1"], ["> --lr 2", "< --lr 2"])
+    assert len(calls()) == 1
 
 
 def test_a_folder_of_somebody_else_is_not_emptied(folder):
