@@ -39,25 +39,24 @@ class Tail:
         return iter([line.decode("utf-8", "replace") for line in lines])
 
 
-def training_line(line: str, updates: str) -> str | None:
+def training_line(line: str, updates: str, seconds: float) -> str | None:
     """A line of fairseq-train's log as one of progress, or None.
 
     Args:
         line: of the log.
         updates: at which training ends, ``?`` where time decides.
+        seconds: that it has taken, over all attempts; fairseq's own ``wall`` stands at 0 once it has gone on.
     """
     found = logged_losses(line)
     if found is None:
         return line.rpartition("| ")[2] if _WORTH_SHOWING.search(line) else None
     tag, values = found
-    done, loss, wall = (
-        f"{values[key]:.10g}" if key in values else "?" for key in ("num_updates", "loss", "wall")
+    done, loss = (
+        f"{values[key]:.10g}" if key in values else "?" for key in ("num_updates", "loss")
     )
-    return (
-        f"update {done} of {updates}, loss {loss}, {wall} s"
-        if tag == TRAINING
-        else f"dev loss {loss}"
-    )
+    if tag != TRAINING:
+        return f"dev loss {loss}"
+    return f"update {done} of {updates}, loss {loss}, {seconds:.0f} s"
 
 
 def lost_process(log: list[str]) -> str | None:

@@ -19,6 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -245,14 +246,15 @@ class Step:
     def _train(self, lock: Lock) -> int:
         """Training's output goes to train.log, after that of earlier attempts."""
         log = self.folder / "train.log"
-        before = self.place.cost().seconds
+        began, before = time.monotonic(), self.place.cost().seconds
         updates = value_of(self.command, "--max-update", "?")
         with open(log, "ab") as output:
             tail, said = Tail(log), Tail(log)
 
             def look() -> None:
                 for line in tail:
-                    if short := training_line(line, updates):
+                    seconds = before + time.monotonic() - began
+                    if short := training_line(line, updates, seconds):
                         print(f"   {self.name}: {short}", flush=True)
 
             status = self._run(lock, look=look, stdout=output, stderr=subprocess.STDOUT)

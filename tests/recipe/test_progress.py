@@ -12,24 +12,24 @@ from lst_fairseq.recipe.progress import Tail, lost_process, training_line
     [
         (
             'train_inner | {"epoch": 1, "update": 0.5, "loss": "4.5", "num_updates": "50", "wall": "7"}',
-            "update 50 of 90, loss 4.5, 7 s",
+            "update 50 of 90, loss 4.5, 12 s",
         ),
         (
             "train_inner | epoch 001:     50 / 90 loss=4.5, ppl=9, num_updates=1000000, wall=7",
-            "update 1000000 of 90, loss 4.5, 7 s",
+            "update 1000000 of 90, loss 4.5, 12 s",
         ),
-        ('train_inner | {"num_updates": "50", "loss": null}', "update 50 of 90, loss ?, ? s"),
+        ('train_inner | {"num_updates": "50", "loss": null}', "update 50 of 90, loss ?, 12 s"),
         ('dev_asr | {"epoch": 1, "dev_asr_loss": "3.25"}', "dev loss 3.25"),
         ("dev | epoch 001 | valid on 'dev' subset | loss 3.25 | nll_loss 1", "dev loss 3.25"),
         ('train | {"train_loss": "4.5", "train_num_updates": "50"}', None),
         ("fairseq.trainer | Loaded checkpoint x.pt (epoch 2)", "Loaded checkpoint x.pt (epoch 2)"),
         ("lst_fairseq.data | encoding 1,200 segments", "encoding 1,200 segments"),
         ("fairseq_cli.train | num. shared model params: 5,000", None),
-        ('train_inner | {"num_updates": "50", "lo', "update ? of 90, loss ?, ? s"),
+        ('train_inner | {"num_updates": "50", "lo', "update ? of 90, loss ?, 12 s"),
     ],
 )
 def test_a_line_of_training(logged: str, shown: str | None) -> None:
-    assert training_line(f"2026-01-01 00:00:00 | INFO | {logged}", "90") == shown
+    assert training_line(f"2026-01-01 00:00:00 | INFO | {logged}", "90", 12.3) == shown
 
 
 def test_a_file_that_grows(tmp_path: Path) -> None:
