@@ -42,20 +42,21 @@ def _read_log(path: str | Path) -> dict[str, list[list[float]]]:
     except Unreadable as error:
         raise ComparisonError(str(error)) from None
     lines = data.decode("utf-8", errors="replace").split("\n")
-    wall, dev_tag = 0.0, None
+    wall, before, dev_tag = 0.0, 0.0, None
     for tag, values in filter(None, map(logged_losses, lines)):
         training = tag == TRAINING
         if not training and tag != (dev_tag := dev_tag or tag):
             continue
         loss, updates = values.get("nll_loss", values.get("loss", math.nan)), values.get("num_updates")
         if training:
-            wall = values.get("wall", wall)
+            last, wall = wall, values.get("wall", wall)
+            before += last if wall < last else 0.0  # of a process that this one goes on from
         if updates is None or not math.isfinite(loss):
             continue
         points = curve["train" if training else "dev"]
         while points and points[-1][0] >= updates:  # resumed from a checkpoint before them
             points.pop()
-        points.append([updates, wall, loss])
+        points.append([updates, before + wall, loss])
     return curve
 
 

@@ -51,6 +51,7 @@ REPAIRS = (
     Repair(finished_runs.leave_finished_runs_alone, "fairseq_cli/train.py:389, fairseq_cli/train.py:242"),
     Repair(save_dir.keep_others_out, "checkpoint_utils.py:872"),
     Repair(clock.measure_by_a_steady_clock, "trainer.py:171"),
+    Repair(clock.start_the_wall_clock_again, "trainer.py:652"),
 )
 
 

@@ -45,7 +45,7 @@ def training_line(line: str, updates: str, seconds: float) -> str | None:
     Args:
         line: of the log.
         updates: at which training ends, ``?`` where time decides.
-        seconds: that it has taken, over all attempts; fairseq's own ``wall`` stands at 0 once it has gone on.
+        seconds: that it has taken, over all attempts; fairseq's own ``wall`` starts anew with each.
     """
     found = logged_losses(line)
     if found is None:

@@ -28,8 +28,8 @@ num_updates=50, lr=3.9e-05, gnorm=3.3, train_wall=20, wall=22
 2026-01-01 10:00:21 | INFO | dev | epoch 001 | valid on 'dev' subset | loss 3.5 | nll_loss 3.25 | num_updates 100
 2026-01-01 10:00:21 | INFO | dev_asr | epoch 001 | valid on 'dev_asr' subset | loss 9 | nll_loss 9 | num_updates 100
 2026-01-01 10:00:30 | INFO | train_inner | epoch 002:     15 / 235 loss=9, nll_loss=9, num_updates=150, lr=1, wall=60
-2026-01-01 10:00:40 | INFO | train_inner | epoch 001:    140 / 235 loss=1, nll_loss=1, num_updates=140, lr=1, wall=55
-2026-01-01 10:00:50 | INFO | train_inner | epoch 001:    190 / 235 loss=nan, nll_loss=nan, num_updates=190, wall=57
+2026-01-01 10:00:40 | INFO | train_inner | epoch 001:    140 / 235 loss=1, nll_loss=1, num_updates=140, lr=1, wall=3
+2026-01-01 10:00:50 | INFO | train_inner | epoch 001:    190 / 235 loss=nan, nll_loss=nan, num_updates=190, wall=5
 2026-01-01 10:00:50 | INFO | train | epoch 001 | loss 7 | nll_loss 7 | num_updates 200 | wall 70
 """
 # As --log-format json writes it, the second line by fairseq-hydra-train's logger; without nll_loss.
@@ -170,11 +170,11 @@ def test_curves_of_two_stages(tmp_path: Path) -> None:
     """Text and JSON; a resumed run replaces what it does again; the second stage goes on where the first ended."""
     (tmp_path / "1.log").write_text(TRAIN_LOG)
     (tmp_path / "2.log").write_text(JSON_LOG)
-    first = {"train": [[50, 22, 4.25], [100, 43, 1.5], [140, 55, 1]], "dev": [[100, 43, 3.25]]}
+    first = {"train": [[50, 22, 4.25], [100, 43, 1.5], [140, 63, 1]], "dev": [[100, 43, 3.25]]}
     assert read_curve([tmp_path / "1.log"]) == first
     assert read_curve([tmp_path / "1.log", tmp_path / "2.log"]) == {
-        "train": [*first["train"], [150, 60, 0.9]],
-        "dev": [*first["dev"], [150, 60, 0.8]],
+        "train": [*first["train"], [150, 68, 0.9]],
+        "dev": [*first["dev"], [150, 68, 0.8]],
     }
     with pytest.raises(ComparisonError, match=r"gone.log: no such training log"):
         read_curve([tmp_path / "gone.log"])

@@ -65,6 +65,7 @@ LINES = {
     "optim/fp16_optimizer.py:80": "def state_dict",
     "trainer.py:171": "time.time()",
     "trainer.py:596": "except Exception",
+    "trainer.py:652": "metrics.load_state_dict(",
     "trainer.py:897": "sample_size",
     "trainer.py:1591": "def _catalog_shared_params",
     "utils.py:497": "import_tasks(",

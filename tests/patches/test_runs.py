@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 from lst_fairseq.patches.finished_runs import EARLY_STOP_KEY
@@ -174,6 +175,13 @@ def test_the_time_of_a_run_does_not_depend_on_the_time_of_day(
     run = run_train(corpus, backbones, tmp_path, stop_time_hours=2, max_update=3)
     assert len(run.losses) == 3
     assert 0 < run.checkpoint()["extra_state"]["previous_training_time"] < 3600
+
+
+def test_the_seconds_of_a_run_that_goes_on_are_logged(corpus, backbones, tmp_path):
+    """Within an epoch, whose meters are those of the checkpoint."""
+    run_train(corpus, backbones, tmp_path, max_update=3)
+    run_train(corpus, backbones, tmp_path, max_update=7)
+    assert 0 < metrics.get_meter("default", "wall").elapsed_time < 60
 
 
 def test_a_run_without_patience_keeps_no_state_of_it(corpus, backbones, tmp_path):
