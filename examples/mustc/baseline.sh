@@ -37,8 +37,9 @@ mapfile -t splits < <(printf 'train\ndev\n' && test_splits)
 prepare=(--vocab-size "$BASELINE_VOCAB" --time-mask "$BASELINE_TIME_MASK")
 if [[ $BASELINE_FEATURES == frontend ]]; then need_backbones && prepare+=(--speech-encoder "$SPEECH_ENCODER"); fi
 if [[ $BASELINE_PRETRAIN == 1 ]]; then prepare+=(--asr-vocab-size "$BASELINE_ASR_VOCAB"); fi
-run_step "$features" --title "$BASELINE: features ($BASELINE_FEATURES)" --made-from data="$data" -- \
-    lst prep fbank --manifests "$DATA" --splits "${splits[@]}" "${prepare[@]}" --out "$features"
+run_step "$features" --title="$BASELINE: features ($BASELINE_FEATURES)" --made-from data="$data" -- \
+    lst prep fbank --manifests "$DATA" --splits "${splits[@]}" "${prepare[@]}" \
+    --not-compared --out "$features"
 data=$(need_step "$features" baseline.sh)
 
 limit_to() { # PERCENT of the updates or of the time: set LIMIT, what fairseq-train stops at, and BUDGET, in words
@@ -61,12 +62,13 @@ transcripts=(--config-yaml config_asr.yaml --train-subset train_asr --valid-subs
 translations=(--config-yaml config.yaml --train-subset train --valid-subset dev)
 
 train() { # NAME DIRECTORY ARCH LR ARGUMENT...: a step of training, as fairseq's recipe for MuST-C has it
-    run_step "$2" --name "$1" --title "$1, $3: $BUDGET on $DEVICE" --made-from data="$data" -- \
-        fairseq-train "$features" --save-dir "$2" --task speech_to_text --arch "$3" \
+    run_step "$2" --name="$1" --title="$1, $3: $BUDGET on $device" --made-from data="$data" -- \
+        fairseq-train "$features" --task speech_to_text --arch "$3" \
         --criterion label_smoothed_cross_entropy --label-smoothing "$BASELINE_LABEL_SMOOTHING" --report-accuracy \
         --optimizer adam --lr "$4" --lr-scheduler inverse_sqrt --warmup-updates "$BASELINE_WARMUP" --clip-norm 10.0 \
-        --max-tokens "$BASELINE_MAX_TOKENS" --update-freq "$BASELINE_UPDATE_FREQ" --required-batch-size-multiple 1 \
-        --seed "$SEED" "${PRECISION_ARGS[@]}" "${LIMIT[@]}" "${more[@]}" "${@:5}" "${HOST_ARGS[@]}"
+        --max-tokens "$BASELINE_MAX_TOKENS" --update-freq "$BASELINE_UPDATE_FREQ" --seed "$SEED" \
+        --required-batch-size-multiple 1 "${PRECISION_ARGS[@]}" "${LIMIT[@]}" "${more[@]}" "${@:5}" \
+        --not-compared --save-dir "$2" "${HOST_ARGS[@]}"
 }
 
 # Set ARCH and LR to those of BASELINE_ARCHS and BASELINE_LRS with the lowest loss on dev after a part of the budget.

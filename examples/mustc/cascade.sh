@@ -13,7 +13,7 @@ data=$(need_step "$DATA" prep.sh)
 model=$WORK/text/model
 need_step "$model" text.sh >/dev/null
 find_device
-transcripts=$WORK/cascade/transcripts text=$WORK/cascade/text
+transcripts=$WORK/cascade/transcripts text=$WORK/cascade/data
 
 mapfile -t splits < <(if [[ -n $TUNE_BEAMS$TUNE_LENPENS ]]; then echo dev; fi && test_splits)
 recognise='for split in "${@:3}"; do
@@ -24,7 +24,7 @@ run_step "$transcripts" --made-from splits="${splits[*]}" speech-encoder="$SPEEC
     bash -ec "$recognise" "$DATA" "$SPEECH_ENCODER" "$transcripts" "${splits[@]}"
 spoken=$(need_step "$transcripts" cascade.sh)
 run_step "$text" --made-from transcripts="$spoken" -- \
-    lst prep text --manifests "$DATA" --splits "${splits[@]}" --transcripts "$transcripts" --out "$text"
+    lst prep text --not-compared --manifests "$DATA" --splits "${splits[@]}" --transcripts "$transcripts" --out "$text"
 
 translate_and_score cascade "Cascade: CTC transcript, then LLM" "$model" "$text" \
     --task lst_st --config-yaml config.yaml --max-tokens "$GEN_BATCH_TOKENS" "${PRECISION_ARGS[@]}" \

@@ -13,7 +13,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
         -h | --help) show_help "$0" && exit ;;
         *) die "unknown argument '$1': settings come from the environment or a SETTINGS file (see --help)" ;;
     esac
-    local name
+    local name words
     local -A given=() # settings from the environment: these win over the file, which wins over the defaults
     for name in $(settings_names); do
         if [[ -v $name ]]; then given[$name]=${!name}; fi
@@ -59,6 +59,7 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
         [[ ${!name} =~ ^-?[0-9]*[.]?[0-9]+([eE][-+]?[0-9]+)?$ ]] || die "$name=${!name}: give a number"
     done
     [[ $ADAM_BETAS =~ ^\([0-9.]+,\ *[0-9.]+\)$ ]] || die "ADAM_BETAS=$ADAM_BETAS: give two numbers, such as (0.9, 0.98)"
+    read_words words "$LAUNCHER" LAUNCHER
     need_numbers TUNE_BEAMS '[1-9][0-9]*'
     need_numbers TUNE_LENPENS '-?[0-9]+([.][0-9]+)?'
     need_numbers BASELINE_LRS '[0-9]+([.][0-9]+)?(e-?[0-9]+)?'
@@ -118,8 +119,8 @@ test_splits() { # the test splits, one a line
     fi
 }
 
-# Set WORLD_SIZE and PRECISION for what this machine has, DEVICE_ARGS and PRECISION_ARGS, which say so to fairseq, DEVICE,
-# which says so to people, and EXTRA, the words of EXTRA_TRAIN_ARGS.
+# Set WORLD_SIZE and PRECISION for what this machine has, and device, the same in words; DEVICE_ARGS and PRECISION_ARGS say it
+# to fairseq.
 find_device() {
     local found
     found=$(python -c 'import torch
@@ -136,17 +137,23 @@ print(gpus, "bf16" if gpus and torch.cuda.is_bf16_supported() else "fp16" if gpu
     fi
     PRECISION_ARGS=()
     if [[ $PRECISION != fp32 ]]; then PRECISION_ARGS+=("--$PRECISION"); fi
-    if [[ $gpus == 0 ]]; then DEVICE="the CPU, $PRECISION"; else DEVICE="$WORLD_SIZE GPU(s), $PRECISION"; fi
-    read_words EXTRA "$EXTRA_TRAIN_ARGS" EXTRA_TRAIN_ARGS
+    if [[ $gpus == 0 ]]; then device="the CPU, $PRECISION"; else device="$WORLD_SIZE GPU(s), $PRECISION"; fi
 }
 
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 # Run a command that fills DIRECTORY, unless it has done so before; lst step --help has the flags and tells the rest.
+# Nobody else makes DIRECTORY until this script, and all that it started, have ended, however they end.
+declare -A HELD=()
 run_step() { # DIRECTORY [FLAG...] -- COMMAND...
-    local flags=(--launcher "$LAUNCHER")
+    local flags=(--launcher "$LAUNCHER") lock
     if [[ $FORCE == 1 ]]; then flags+=(--force); fi
-    if [[ $FOLLOWER == 1 ]]; then flags+=(--follower); fi
+    if [[ $FOLLOWER == 1 ]]; then
+        flags+=(--follower)
+    elif { mkdir -p "$1" && : >>"$1/.step.lock"; } 2>/dev/null; then
+        if [[ -z ${HELD[$1]:-} ]]; then exec {lock}<>"$1/.step.lock" && HELD[$1]=$lock; fi
+        flags+=(--lock "${HELD[$1]}")
+    fi
     lst step "$1" "${flags[@]}" "${@:2}"
 }
 
@@ -162,20 +169,20 @@ updates_of() { # EPOCHS SUBSETS: updates in so many epochs over the training man
     echo $(((segments + GLOBAL_BATCH - 1) / GLOBAL_BATCH * $1))
 }
 
-stage1_subsets() { # set TRAIN and DEV, the manifests that stage 1 learns from and is looked at on; makes those of asr
+stage1_subsets() { # set train and dev, the manifests that stage 1 learns from and is looked at on; makes those of asr
     local split
-    TRAIN=train DEV=dev
+    train=train dev=dev
     if [[ $STAGE1_TASK == st ]]; then return; fi
     for split in train dev; do
         if [[ ! -e $DATA/${split}_asr.tsv ]]; then
             lst prep asr --manifest "$DATA/$split.tsv" --out "$DATA/${split}_asr.tsv"
         fi
     done
-    if [[ $STAGE1_TASK == asr ]]; then TRAIN=train_asr DEV=dev_asr; else TRAIN=train,train_asr; fi
+    if [[ $STAGE1_TASK == asr ]]; then train=train_asr dev=dev_asr; else train=train,train_asr; fi
 }
 
-fill_in_updates() { # UPDATES: set WARMUP, the updates in which the learning rate rises, and UPDATE_FREQ, for GLOBAL_BATCH
-    WARMUP=$(python -c 'import sys; print(max(1, round(int(sys.argv[1]) * float(sys.argv[2]))))' "$1" "$WARMUP_RATIO")
+fill_in_updates() { # UPDATES: set warmup, the updates in which the learning rate rises, and UPDATE_FREQ, for GLOBAL_BATCH
+    warmup=$(python -c 'import sys; print(max(1, round(int(sys.argv[1]) * float(sys.argv[2]))))' "$1" "$WARMUP_RATIO")
     if [[ -z $UPDATE_FREQ && -z $BATCH ]]; then
         die "with an empty BATCH the sentences of a batch vary: set UPDATE_FREQ (1, say)"
     fi
@@ -278,7 +285,7 @@ translate() { # SPLIT SYSTEM MODEL-DIRECTORY DATA ARGUMENT...
     local model=$3/$CHECKPOINT
     [[ -e $model ]] || die "$model: no such checkpoint; CHECKPOINT is one of $(cd "$3" && echo checkpoint*.pt)"
     run_step "$WORK/hypotheses/$2/$1" --made-from model="$CHECKPOINT $(cat "$3/.done")" -- \
-        fairseq-generate "$4" --gen-subset "$1" --path "$model" "${@:5}" \
-        --user-dir "$USER_DIR" "${DEVICE_ARGS[@]}" --num-workers "$NUM_WORKERS" \
-        --required-batch-size-multiple 1 --scoring sacrebleu --log-format none
+        fairseq-generate "$4" "${@:5}" \
+        --not-compared --gen-subset "$1" --path "$model" --user-dir "$USER_DIR" "${DEVICE_ARGS[@]}" \
+        --num-workers "$NUM_WORKERS" --required-batch-size-multiple 1 --scoring sacrebleu --log-format none
 }

@@ -25,8 +25,9 @@ from_mustc() {
     # The texts and segment lists are what the manifests are made from: when they change, so must the manifests.
     contents=$(for split in "${splits[@]}"; do cat "$pair/$split"/txt/*; done | hash_of)
     read_words more "${PREP_ARGS-}" PREP_ARGS
-    run_step "$DATA" --title "prep: manifests of ${splits[*]}" --made-from contents="$contents" -- \
-        lst prep mustc --data-root "$MUSTC_ROOT" --tgt-lang "$TGT_LANG" --splits "${splits[@]}" "${more[@]}" --out "$DATA"
+    run_step "$DATA" --title="prep: manifests of ${splits[*]}" --made-from contents="$contents" -- \
+        lst prep mustc --data-root "$MUSTC_ROOT" --tgt-lang "$TGT_LANG" --splits "${splits[@]}" "${more[@]}" \
+        --not-compared --out "$DATA"
 }
 
 from_manifests() { # checked, and copied with their configuration; relative audio paths mean what audio_root in it says
@@ -42,7 +43,7 @@ from_manifests() { # checked, and copied with their configuration; relative audi
         { echo "error: $(dirname "$3"): see above; lst check --show 100 lists more of each kind" >&2 && exit 1; }
     cp "${@:3}" "$1"
     cat "$2" >"$1/config.yaml"'
-    run_step "$DATA" --title "prep: checking ${splits[*]} of $MANIFESTS" \
+    run_step "$DATA" --title="prep: checking ${splits[*]} of $MANIFESTS" \
         --made-from manifests="$MANIFESTS" splits="${splits[*]}" contents="$contents" -- \
         bash -ec "$check_and_copy" prep "$DATA" "$config" "${files[@]}"
 }

@@ -66,7 +66,7 @@ UPDATE_FREQ=${UPDATE_FREQ-}
 # fairseq's --distributed-... flags in EXTRA_TRAIN_ARGS.)
 WORLD_SIZE=${WORLD_SIZE-}
 # What starts training; torchrun.sh and slurm.sh set both. With FOLLOWER=1 another node keeps the log.
-LAUNCHER=${LAUNCHER-fairseq-train}
+LAUNCHER=${LAUNCHER:-fairseq-train}
 FOLLOWER=${FOLLOWER-0}
 # Part of the updates in which the learning rate rises; afterwards it falls along a cosine.
 WARMUP_RATIO=${WARMUP_RATIO-0.03}

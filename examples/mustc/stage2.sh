@@ -12,8 +12,9 @@ begin "$@"
 
 need_backbones
 data=$(need_step "$DATA" prep.sh)
-find_device     # DEVICE_ARGS, PRECISION_ARGS and EXTRA, by this machine, PRECISION and EXTRA_TRAIN_ARGS
-host_arguments  # HOST_ARGS, by NUM_WORKERS, SAVE_INTERVAL, AVERAGE and LOG_INTERVAL; they change nothing in the outcome
+find_device    # device, DEVICE_ARGS and PRECISION_ARGS, by this machine and PRECISION
+host_arguments # HOST_ARGS, by NUM_WORKERS, SAVE_INTERVAL, AVERAGE and LOG_INTERVAL; they change nothing in the outcome
+read_words extra "$EXTRA_TRAIN_ARGS" EXTRA_TRAIN_ARGS
 updates=${STAGE2_UPDATES:-$(updates_of "$STAGE2_EPOCHS" train)}
 if [[ $ONE_STAGE == 1 ]]; then
     name="one stage" start=none from=()
@@ -24,17 +25,17 @@ else
     from=(--finetune-from-model "$WORK/stage1/checkpoint_last.pt") # once there is a checkpoint here, fairseq goes on from that
 fi
 dir=$(model_directory)
-fill_in_updates "$updates" # WARMUP and UPDATE_FREQ, by WARMUP_RATIO, GLOBAL_BATCH, BATCH and WORLD_SIZE
+fill_in_updates "$updates" # warmup and UPDATE_FREQ, by WARMUP_RATIO, GLOBAL_BATCH, BATCH and WORLD_SIZE
 
-run_step "$dir" --name "$name" --title "$name, $STAGE2_MODULES: $updates updates on $DEVICE" \
+run_step "$dir" --name="$name" --title="$name, $STAGE2_MODULES: $updates updates on $device" \
     --made-from data="$data" start="$start" -- \
-    fairseq-train "$DATA" --save-dir "$dir" "${from[@]}" \
+    fairseq-train "$DATA" \
     --task lst_st --config-yaml config.yaml --train-subset train --valid-subset dev --target-lang "$TGT_LANG" \
-    --arch "$ARCH" --speech-encoder "$SPEECH_ENCODER" --llm "$LLM" ${ADAPTER:+--adapter "$ADAPTER"} \
-    --train-modules "$STAGE2_MODULES" ${PROMPT:+--prompt "$PROMPT"} \
-    ${CACHE_FEATURES:+--cache-features "$CACHE_FEATURES"} \
+    --arch "$ARCH" --speech-encoder "$SPEECH_ENCODER" --llm "$LLM" --train-modules "$STAGE2_MODULES" \
     --criterion lst_cross_entropy --label-smoothing "$LABEL_SMOOTHING" \
     --optimizer adam --adam-betas "$ADAM_BETAS" --weight-decay 0 --clip-norm "$CLIP_NORM" \
-    --lr "$STAGE2_LR" --lr-scheduler cosine --warmup-updates "$WARMUP" --max-update "$updates" \
-    --max-tokens "$MAX_TOKENS" ${BATCH:+--batch-size "$BATCH"} --update-freq "$UPDATE_FREQ" \
-    --seed "$SEED" "${PRECISION_ARGS[@]}" "${EXTRA[@]}" "${HOST_ARGS[@]}"
+    --lr "$STAGE2_LR" --lr-scheduler cosine --warmup-updates "$warmup" --max-update "$updates" \
+    --max-tokens "$MAX_TOKENS" --update-freq "$UPDATE_FREQ" --seed "$SEED" "${PRECISION_ARGS[@]}" \
+    ${BATCH:+--batch-size "$BATCH"} ${ADAPTER:+--adapter "$ADAPTER"} ${PROMPT:+--prompt "$PROMPT"} \
+    ${CACHE_FEATURES:+--cache-features "$CACHE_FEATURES"} "${extra[@]}" \
+    --not-compared --save-dir "$dir" "${from[@]}" "${HOST_ARGS[@]}"

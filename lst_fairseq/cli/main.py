@@ -107,10 +107,14 @@ def _run(verb: str, argv: list[str], program: str | None) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    command: list[str] = []
+    if getattr(module, "TAKES_A_COMMAND", False) and "--" in argv:
+        command = argv[argv.index("--") + 1 :]
+        argv = argv[: argv.index("--")]
     args, rest = parser.parse_known_args(argv)
     if rest and not getattr(module, "READS_THE_REST", False):
         parser.parse_args(argv)  # which says what of it is unknown
-    args.rest = rest
+    args.rest, args.command = rest, command
     print_any_name()
     try:
         return module.run(args) or 0

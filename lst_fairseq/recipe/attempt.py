@@ -14,6 +14,8 @@ from typing import Any
 NOTE_EVERY = 5.0
 #: Seconds between two looks at what it has said.
 LOOK_EVERY = 0.2
+#: Seconds that an interrupted command has to end by itself.
+TIDIES_UP = 5.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def run_measured(
                 note(_used(began))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(LOOK_EVERY)
+    except KeyboardInterrupt:  # of which a terminal has told the command as well
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(TIDIES_UP)
+        raise
     finally:
         if process.poll() is None:
             process.terminate()

@@ -1,5 +1,6 @@
 """Where the recipe lies: in the checkout, or where a wheel has put it."""
 
+import os
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -48,7 +49,10 @@ def recipe() -> Path:
 def recipe_settings() -> tuple[str, ...]:
     """Names of all settings of the recipe, as its own scripts know them."""
     ask = ["bash", "-c", 'source "$0" && settings_names', str(recipe() / "lib.sh")]
-    return tuple(subprocess.run(ask, stdout=subprocess.PIPE, text=True, check=True).stdout.split())
+    alone = {**os.environ, "BASH_ENV": ""}  # whose file might print, too
+    return tuple(
+        subprocess.run(ask, env=alone, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    )
 
 
 def lst_command(python: str) -> list[str]:

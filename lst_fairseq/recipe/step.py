@@ -17,34 +17,30 @@ import json
 import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NoReturn
 
 from lst_fairseq.errors import RecipeError
 from lst_fairseq.recipe.attempt import Cost, run_measured
-from lst_fairseq.recipe.progress import TRANSLATIONS, Tail, lost_process, training_line
+from lst_fairseq.recipe.progress import TRANSLATIONS, Tail, last_words, training_line
 from lst_fairseq.utils.files import InUse, Lock, remove, replacing
 
 TRAIN, GENERATE = "fairseq-train", "fairseq-generate"
+#: In a command, behind what decides its outcome: where it runs, reads and writes, how often it saves.
+NOT_COMPARED = "--not-compared"
 LOCK = ".step.lock"
-#: Lines of a failed command's log that are shown.
-LOG_LINES = 3
-# Flags that decide nothing of the outcome: where a command runs, reads and writes, how often it saves, what it says.
-_ELSEWHERE = set(
-    "--user-dir --cpu --num-workers --out --save-dir --no-epoch-checkpoints --save-interval --validate-interval "
-    "--save-interval-updates --keep-interval-updates --log-format --log-interval --log-file --tensorboard-logdir "
-    "--startup-timeout --lost-process-timeout".split()
-)
-#: And those that name files of steps before, whose hashes are among what a step is made from.
-_READ = {
-    TRAIN: {"--finetune-from-model"},
-    GENERATE: {"--path", "--gen-subset", "--required-batch-size-multiple", "--scoring"},
-}
+#: In which order a folder is cleared: first goes what says that a step has finished, last that one has begun.
+_CLEARED = {".done": 0, ".settings": 2}
+#: What a folder has beside what the command makes.
+_OWN = {".settings", LOCK, "command.txt", "cost.json", "seconds", "train.log"}
 
 
 class StepInUse(RecipeError):
@@ -77,6 +73,11 @@ class StepFolder:
         text = self.made_with() if self.is_ours() else self.settings
         return (_text(self.path / ".done") or "").strip() == _hash(text or "")
 
+    def is_untouched(self) -> bool:
+        """Whether a step has begun there, and ended before it made anything."""
+        there = set(os.listdir(self.path)) if self.path.is_dir() else set()
+        return ".settings" in there and there <= _OWN
+
     def is_in_use(self) -> bool:
         """Whether a run has the folder now."""
         if not (self.path / LOCK).exists():
@@ -99,8 +100,9 @@ class StepFolder:
         """Raise a RecipeError where the folder was made with other settings, which shows both."""
         if self.made_with() is None or self.is_ours():
             return
-        compared = difflib.ndiff(_lines(self.made_with() or ""), _lines(self.settings))
-        marks = {"-": "<", "+": ">"}
+        before, now = _lines(self.made_with() or ""), _lines(self.settings)
+        _, _, *compared = difflib.unified_diff(before, now, n=0, lineterm="")
+        marks = {"-": "< ", "+": "> "}
         differing = [marks[line[0]] + line[1:] for line in compared if line[0] in marks]
         raise RecipeError(
             f"{self.path} was made with other settings (<) than these (>):\n"
@@ -108,8 +110,11 @@ class StepFolder:
             + "\ngive FORCE=1 to make it again, or another WORK to keep both"
         )
 
-    def hold(self) -> Lock:
+    def hold(self, descriptor: int | None = None) -> Lock:
         """Make the folder, and keep other runs out of it.
+
+        Args:
+            descriptor: of the lock's file, opened by the process that is to hold the lock.
 
         Raises:
             StepInUse: another run has it.
@@ -117,7 +122,7 @@ class StepFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            return Lock(self.path / LOCK, str(self.path), "")
+            return Lock(self.path / LOCK, str(self.path), "", descriptor)
         except InUse as error:
             raise StepInUse(
                 f"{self.path} is being made by another run ({error.holder}): wait until that one has ended, "
@@ -128,16 +133,30 @@ class StepFolder:
                 f"{self.path} cannot be written ({error.strerror}): set WORK to a directory that can"
             ) from None
 
-    def begin(self, command: Sequence[str], force: bool) -> None:
-        """Note settings and command; with ``force``, remove what a step has left there before."""
-        if force:
-            for path in self.path.iterdir():
-                if path.name != LOCK:
-                    remove(path)
+    def begin(self, command: Sequence[str]) -> None:
+        """Note settings and command.
+
+        Raises:
+            OSError: they cannot be written.
+        """
         _write(self.path / "command.txt", as_typed(command))
         # What is there stays as it is, and with it the hash that later steps know.
         if self.made_with() is None:
             _write(self.path / ".settings", f"{self.settings}\n")
+
+    def clear(self) -> None:
+        """Remove what a step has left there, so that it is nobody's result at any moment.
+
+        Raises:
+            RecipeError: something cannot be removed.
+        """
+        for path in sorted(self.path.iterdir(), key=lambda path: _CLEARED.get(path.name, 1)):
+            if path.name != LOCK:
+                remove(path)
+        if left := sorted(set(os.listdir(self.path)) - {LOCK}):
+            raise RecipeError(
+                f"{self.path / left[0]} cannot be removed: change its permissions, or set another WORK"
+            )
 
     def note(self, cost: Cost) -> None:
         """Write down what the step has cost; a disk that is full is no reason to end it."""
@@ -146,7 +165,11 @@ class StepFolder:
             _write(self.path / "seconds", f"{int(cost.seconds)}\n")
 
     def finish(self) -> None:
-        """Mark the step as finished."""
+        """Mark the step as finished.
+
+        Raises:
+            OSError: the mark cannot be written.
+        """
         _write(self.path / ".done", _hash(self.made_with() or "") + "\n")
 
 
@@ -156,7 +179,7 @@ class Step:
 
     Attributes:
         folder: to fill.
-        command: program and arguments.
+        command: program and arguments; ``NOT_COMPARED`` among them stands before those that decide nothing.
         made_from: what else decides the outcome, as hashes of what the command reads.
         name: for people, in lines of progress.
         title: what is said as it begins.
@@ -183,73 +206,100 @@ class Step:
     @property
     def launched(self) -> list[str]:
         """The command as it is run."""
-        by_name = self.command[0] == TRAIN
-        return [*(self.launcher if by_name else self.command[:1]), *self.command[1:]]
+        program, *arguments = (word for word in self.command if word != NOT_COMPARED)
+        return [*(self.launcher if program == TRAIN else [program]), *arguments]
 
-    def run(self, force: bool = False, follower: bool = False) -> int:
+    def run(
+        self, force: bool = False, follower: bool = False, descriptor: int | None = None
+    ) -> int:
         """Run the command unless it has come to its end before.
 
         Args:
             force: run it from the start, whatever is there.
             follower: another node runs the step; this one takes part and leaves the folder alone.
+            descriptor: of the file ``LOCK`` in the folder, opened by whoever is to hold the lock from now on.
 
         Returns:
             The command's exit status, 0 where there was nothing to do.
 
         Raises:
-            RecipeError: the folder was made with other settings, cannot be written or is in use, or
-                one of fairseq's commands failed.
+            StepInUse: another run has the folder.
+            RecipeError: nothing says what decides the outcome, the folder was made with other settings
+                or cannot be written, or one of fairseq's commands failed.
         """
-        place = self.place
-        force = force and place.made_with() is not None
-        if not force:
-            place.check()
-        if not force and place.is_finished():
+        if not self.place.settings:
+            raise RecipeError(
+                f"{self.folder}: the command has no flags that could be compared: say what decides its outcome "
+                "(--made-from KEY=VALUE)"
+            )
+        if shutil.which(self.launched[0]) is None:
+            raise RecipeError(
+                f"{self.launched[0]}: no such command; check its name, or activate its environment"
+            )
+        if self._is_done(force):
             print(f"== done already: {self.folder}", flush=True)
             return 0
         if follower:
-            if self.program != TRAIN:
-                raise RecipeError(
-                    f"{self.folder}: only training takes several nodes: run this step on one alone"
-                )
-            os.execvp(self.launched[0], [*self.launched, "--log-format", "none"])
-        lock = place.hold()
+            self._follow()
+        lock = self.place.hold(descriptor)
         try:
-            return self._make(lock, force)
+            # Looked at again: another run may have had the folder until now.
+            return 0 if self._is_done(force) else self._make(lock, force)
         finally:
             lock.release()
 
-    def _make(self, lock: Lock, force: bool) -> int:
-        if not force:  # again: another run may have had the folder until now
+    def _is_done(self, force: bool) -> bool:
+        if force and self.place.made_with() is not None:
+            return False
+        if self.place.is_finished():
+            return True
+        if not self.place.is_untouched():
             self.place.check()
-            if self.place.is_finished():
-                return 0
-        self.place.begin(self.launched, force)
+        return False
+
+    def _follow(self) -> NoReturn:
+        if self.program != TRAIN:
+            raise RecipeError(
+                f"{self.folder}: only training takes several nodes: run this step on one alone"
+            )
+        print(f"== {self.title}", flush=True)
+        os.execvp(self.launched[0], [*self.launched, "--log-format", "none"])
+
+    def _make(self, lock: Lock, force: bool) -> int:
+        begun = self.place.made_with() is not None
+        if begun and (force or not self.place.is_ours()):
+            self.place.clear()
+        self.place.begin(self.launched)
         if self.title:
             print(f"== {self.title}", flush=True)
         run = {TRAIN: self._train, GENERATE: self._generate}.get(self.program, self._run)
         status = run(lock)
         if status == 0:
             self.place.finish()
-        return status
+        # This one is the engine's own, for a folder that is in use.
+        return 1 if status == os.EX_TEMPFAIL else status
 
-    def _run(self, lock: Lock, **options: object) -> int:
+    def _run(self, lock: Lock, **options: Any) -> int:
         before = self.place.cost()
+        os.set_inheritable(
+            lock.fileno(), True
+        )  # others stay out until all that the command starts has ended
         status = run_measured(
-            self.launched,
-            lambda cost: self.place.note(before + cost),
-            pass_fds=(lock.fileno(),),  # so that others stay out until all that it starts has ended
-            **options,
+            self.launched, lambda cost: self.place.note(before + cost), close_fds=False, **options
         )
-        return status if status >= 0 else 128 - status
+        if status >= 0:
+            return status
+        name = signal.Signals(-status).name
+        why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        print(f"{self.program} was ended by {name}{why}", file=sys.stderr)
+        return 128 - status
 
     def _train(self, lock: Lock) -> int:
         """Training's output goes to train.log, after that of earlier attempts."""
         log = self.folder / "train.log"
         began, before = time.monotonic(), self.place.cost().seconds
         updates = value_of(self.command, "--max-update", "?")
-        with open(log, "ab") as output:
-            tail, said = Tail(log), Tail(log)
+        with open(log, "ab") as output, Tail(log) as tail:
 
             def look() -> None:
                 for line in tail:
@@ -257,28 +307,30 @@ class Step:
                     if short := training_line(line, updates, seconds):
                         print(f"   {self.name}: {short}", flush=True)
 
+            start = output.tell()
             status = self._run(lock, look=look, stdout=output, stderr=subprocess.STDOUT)
         if status:
-            lines = list(said)
-            lost = lost_process(lines)
-            print(*([lost] if lost else []), *lines[-LOG_LINES:], sep="\n", file=sys.stderr)
+            print(*last_words(log, start), sep="\n", file=sys.stderr)
             raise RecipeError(
                 f"{TRAIN} failed ({self.name}); all of its output is in {log}; "
                 "the same command goes on where it stopped"
             )
-        print(f"== {self.name}: trained in {self.place.cost().seconds - before:.0f} s", flush=True)
+        print(f"== {self.name}: trained in {time.monotonic() - began:.0f} s", flush=True)
         return 0
 
     def _generate(self, lock: Lock) -> int:
         """Translations go to generate-SPLIT.txt, the rest of what is said to generate.log."""
         split = value_of(self.command, "--gen-subset", "test")
-        manifest = Path(self.command[1], f"{split}.tsv")
-        segments = manifest.read_bytes().count(b"\n") - 1
+        manifest = Path(*self.command[1:2], f"{split}.tsv")
+        segments = manifest.read_bytes().count(b"\n") - 1 if manifest.is_file() else "?"
         translations, log = self.folder / f"generate-{split}.txt", self.folder / "generate.log"
         done = 0
         print(f"== translating {split}: {segments} segments", flush=True)
-        with open(translations, "wb") as output, open(log, "wb") as errors:
-            tail = Tail(translations)
+        with (
+            open(translations, "wb") as output,
+            open(log, "wb") as errors,
+            Tail(translations) as tail,
+        ):
 
             def look() -> None:
                 nonlocal done
@@ -289,7 +341,7 @@ class Step:
 
             status = self._run(lock, look=look, stdout=output, stderr=errors)
         if status:
-            print(*(_text(log) or "").splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
+            print(*last_words(log), sep="\n", file=sys.stderr)
             raise RecipeError(
                 f"{GENERATE} failed; all of its output is in {log} and {translations}"
             )
@@ -299,13 +351,12 @@ class Step:
 def settings_of(command: Sequence[str], made_from: Mapping[str, str]) -> str:
     """What decides a command's outcome: its flags with their values and what it is made from, a line each.
 
-    Words before the first flag, such as the data's folder, and flags that decide nothing are left out.
+    Words before the first flag, such as the data's folder, and what stands behind ``NOT_COMPARED`` are left out.
     """
-    ignored = _READ.get(Path(command[0]).name, set())
-    _, *flags = _by_flag(command)
-    kept = [" ".join(words) for words in flags if words[0].partition("=")[0] not in ignored]
+    compared = itertools.takewhile(lambda word: word != NOT_COMPARED, command)
+    _, *flags = _by_flag(compared)
     return "\n".join(
-        [*filter(_decides, kept), *(f"--{key} {text}" for key, text in made_from.items())]
+        [*map(" ".join, flags), *(f"--{key} {text}" for key, text in made_from.items())]
     )
 
 
@@ -321,7 +372,7 @@ def as_typed(command: Sequence[str]) -> str:
     return " \\\n    ".join(map(shlex.join, _by_flag(command))) + "\n"
 
 
-def _by_flag(command: Sequence[str]) -> list[list[str]]:
+def _by_flag(command: Iterable[str]) -> list[list[str]]:
     """A command's words before its first flag, and each flag with its values."""
     parts: list[list[str]] = [[]]
     for word in command:
@@ -331,13 +382,9 @@ def _by_flag(command: Sequence[str]) -> list[list[str]]:
     return parts
 
 
-def _decides(line: str) -> bool:
-    return re.split("[ =\n]", line)[0] not in _ELSEWHERE
-
-
 def _lines(settings: str) -> list[str]:
-    """What decides, sorted, since the order of flags does not; of one that is given twice, the last counts."""
-    lines = filter(_decides, re.split(r"\n(?=--)", settings.rstrip("\n")))
+    """Settings by flag: their order does not decide, but of one that is given twice the last counts."""
+    lines = re.split(r"\n(?=--)", settings.rstrip("\n"))
     return sorted(lines, key=lambda line: line.split(" ")[0])
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def read_cost(step: Step) -> Cost | None:
     before = _record(step)
     if before.get("key") != step.key:
         return None
-    return Cost(*(before.get(each.name, 0) for each in fields(Cost)))
+    return _cost(before)
 
 
 def finished(step: Step) -> bool:
@@ -46,10 +46,26 @@ def made_otherwise(step: Step) -> bool:
 
 def _record(step: Step) -> dict[str, Any]:
     """What versions before the step engine wrote about the step, unless it has run since."""
-    if step.place.made_with() is None:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            return json.loads(step.record.read_text(encoding="utf-8"))
+    if step.place.made_with() is not None:
+        return {}
+    record = _json(step.record)
+    used = _json(step.record.with_suffix(".usage"))  # noted while it ran, and left there by one that was killed
+    if used.get("key") != step.key:
+        return record
+    if record.get("key") != step.key:
+        record = {}
+    total = _cost(record) + replace(_cost(used), attempts=1)
+    return {"key": step.key, "finished": used.get("code") == 0, **asdict(total)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
     return {}
+
+
+def _cost(noted: Mapping[str, Any]) -> Cost:
+    return Cost(*(noted.get(each.name, 0) for each in fields(Cost)))
 
 
 def read_score(cell: Cell, split: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ with a common file system, may run one study: the engine locks a step, and outli
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lst_fairseq.recipe.location import checkout, lst_command, recipe_settings
-from lst_fairseq.recipe.step import StepFolder
 from lst_fairseq.study.cells import Plan, Step
 from lst_fairseq.study.grid import Arm, Study
 from lst_fairseq.study.progress import finished, inspect, last_lines, made_otherwise, read_cost
+
+#: As the step engine says how far a training is, or a translation.
+_PROGRESS = re.compile(r"^ {3}(\S.*update \d+ of \S+ .*|\d+ of \d+)$", re.MULTILINE)
 
 
 @dataclass
@@ -160,8 +163,8 @@ class Runner:
                 continue
             self.running.remove(running)
             seconds = time.monotonic() - running.started
-            if code == os.EX_TEMPFAIL and running.step.place.is_in_use():
-                continue  # another process was faster; it is waited for
+            if code == os.EX_TEMPFAIL:  # another process was faster; it is waited for
+                continue
             if code:
                 self._failed.add(running.step)
                 self.failures.append(Failure(running.step, last_lines(running.step.log)))
@@ -174,8 +177,8 @@ class Runner:
         self._spoke = time.monotonic()
         for running in self.running:
             seconds = duration(self._spoke - running.started)
-            said = last_lines(running.step.log, 1).lstrip("= ")
-            progress = f"{said}, " if said else ""
+            said = _PROGRESS.findall(last_lines(running.step.log, 20))
+            progress = f"{said[-1]}, " if said else ""
             self.say(f"running {running.step.kind}: {running.step.name}, {progress}{seconds}; {self._left()}")
 
     def _left(self) -> str:
@@ -200,14 +203,15 @@ def time_left(plan: Plan, left: Sequence[Step], running: Mapping[Step, float], j
     """Seconds that steps will take, by the mean of those of their kind that have finished; None: nothing to go by.
 
     Args:
-        plan: whose folder has the finished ones.
+        plan: whose cells have the finished ones.
         left: steps to do, with those that run.
         running: seconds that those have run for.
         jobs: steps at once.
     """
     known: dict[str, list[float]] = {}
-    for done in sorted(plan.out.glob("*/*/study/*/.done")):
-        known.setdefault(done.parent.name, []).append(StepFolder(done.parent, "").cost().seconds)
+    for step in dict.fromkeys(step for cell in plan.cells() for step in cell.steps.values()):
+        if finished(step) and (cost := read_cost(step)):
+            known.setdefault(step.kind, []).append(cost.seconds)
     means = {kind: sum(seconds) / len(seconds) for kind, seconds in known.items()}
     if not means or any(step.kind not in means for step in left):
         return None

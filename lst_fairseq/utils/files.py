@@ -59,13 +59,15 @@ class Lock:
         is_exclusive: whether the file system has locks, so that no other process holds this one.
     """
 
-    def __init__(self, path: Path, what: str, remedy: str):
+    def __init__(self, path: Path, what: str, remedy: str, descriptor: int | None = None):
         """Take the lock.
 
         Args:
             path: made where there is none; its folder must exist.
             what: what must not be used by two, for messages.
             remedy: what to do where another process has it.
+            descriptor: of the file, inherited from the process that is to hold the lock: its end, and
+                not this one's, frees it.
 
         Raises:
             InUse: another process has it.
@@ -73,7 +75,8 @@ class Lock:
         """
         self.path = path
         self.is_exclusive = True
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        own = descriptor is None
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666) if own else descriptor
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -86,7 +89,8 @@ class Lock:
                 raise
             self.is_exclusive = False
             self._warn(what, error)
-        _held.add(self._descriptor)
+        if own:
+            _held.add(self._descriptor)
         self._sign()
 
     def _warn(self, what: str, error: OSError) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,23 @@ def test_changed_settings_are_an_error_until_forced(sandbox: Sandbox) -> None:
     assert len(sandbox.calls("fairseq-train")) == 1
     sandbox.run("stage1", STAGE1_LR="1e-3", FORCE="1")
     assert value(sandbox.calls("fairseq-train")[1], "--lr") == "1e-3"
+
+
+def test_flags_of_the_user_are_compared_and_those_of_the_script_win(sandbox: Sandbox) -> None:
+    sandbox.run("prep")
+    extra = "--finetune-from-model other.pt --save-dir elsewhere --num-workers 9"
+    sandbox.run("stage1", EXTRA_TRAIN_ARGS=extra)
+    (arguments,) = sandbox.calls("fairseq-train")
+    assert [after for word, after in pairwise(arguments) if word == "--save-dir"][-1] == str(sandbox.work / "stage1")
+    for changed in ("", extra.replace("other", "another"), f"{extra} --cpu"):
+        assert "made with other settings" in sandbox.run("stage1", fails=True, EXTRA_TRAIN_ARGS=changed)
+    sandbox.run("stage2", EXTRA_TRAIN_ARGS=extra)
+    arguments = sandbox.calls("fairseq-train")[-1]
+    start = [after for word, after in pairwise(arguments) if word == "--finetune-from-model"]
+    assert start == ["other.pt", str(sandbox.work / "stage1" / "checkpoint_last.pt")]
+    sandbox.run("generate", EXTRA_GENERATE_ARGS="--path a.pt:b.pt")
+    output = sandbox.run("generate", fails=True, EXTRA_GENERATE_ARGS="--path a.pt:c.pt")
+    assert "< --path a.pt:b.pt" in output and "> --path a.pt:c.pt" in output
 
 
 @pytest.mark.parametrize("name, setting", [("NUM_WORKERS", "2"), ("LOG_INTERVAL", "7"), ("SAVE_INTERVAL", "9")])
@@ -252,6 +270,7 @@ def test_settings_of_a_language_pair(sandbox: Sandbox, language: str, capsys: py
         ("run", {"SPEECH_ENCODER": "gone"}, "gone: no such directory"),
         ("stage1", {}, "run bash examples/mustc/prep.sh first"),
         ("stage1", {"PRECISION": "fp8"}, "choose one of (empty), fp32, fp16, bf16"),
+        ("stage1", {"LAUNCHER": "it's"}, "LAUNCHER=it's: a quote is not closed on its line"),
         ("stage1", {"STAGE1_TASK": "mt"}, "STAGE1_TASK=mt: choose one of st, asr, both"),
         ("stage1", {"STAGE1_UPDATES": "many"}, "STAGE1_UPDATES=many: give a whole number"),
         ("generate", {"BEAM": "0"}, "BEAM=0: give a whole number above 0"),

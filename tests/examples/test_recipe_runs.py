@@ -88,6 +88,19 @@ def test_two_runs_in_one_folder(sandbox: Sandbox) -> None:
     assert sandbox.run("run").endswith("== tst-HE\n")
 
 
+def test_what_a_script_has_made_is_nobody_elses_until_it_ends(sandbox: Sandbox) -> None:
+    """The features of a baseline that trains are not made anew under its hands."""
+    slow_training(sandbox)
+    sandbox.run("prep")
+    settings = {"BASELINE_UPDATES": "10", "BASELINE_PRETRAIN": "0"}
+    features = sandbox.work / "baseline" / "data"
+    with started(sandbox, "baseline", **settings):
+        wait_for((sandbox.work / "baseline" / "model" / "train.log").exists)
+        said = sandbox.run("baseline", fails=True, FORCE="1", **settings)
+        assert said.startswith(f"error: {features} is being made by another run (process ")
+        assert (features / ".done").exists()
+
+
 def test_seconds_of_a_killed_training_count(sandbox: Sandbox) -> None:
     before = slow_training(sandbox)
     sandbox.run("prep")

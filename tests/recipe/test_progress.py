@@ -19,7 +19,7 @@ from lst_fairseq.recipe.progress import Tail, lost_process, training_line
             "update 1000000 of 90, loss 4.5, 12 s",
         ),
         ('train_inner | {"num_updates": "50", "loss": null}', "update 50 of 90, loss ?, 12 s"),
-        ('dev_asr | {"epoch": 1, "dev_asr_loss": "3.25"}', "dev loss 3.25"),
+        ('dev_asr | {"epoch": 1, "dev_asr_loss": "3.25"}', "dev_asr loss 3.25"),
         ("dev | epoch 001 | valid on 'dev' subset | loss 3.25 | nll_loss 1", "dev loss 3.25"),
         ('train | {"train_loss": "4.5", "train_num_updates": "50"}', None),
         ("fairseq.trainer | Loaded checkpoint x.pt (epoch 2)", "Loaded checkpoint x.pt (epoch 2)"),
@@ -36,9 +36,8 @@ def test_a_file_that_grows(tmp_path: Path) -> None:
     """What was there before does not count, and half a line waits for its other half."""
     path = tmp_path / "log"
     path.write_text("of an earlier attempt\n")
-    tail = Tail(path)
-    assert list(tail) == []
-    with open(path, "ab") as file:
+    with Tail(path) as tail, open(path, "ab") as file:
+        assert list(tail) == []
         for written, lines in ((b"one\ntw", ["one"]), (b"", []), (b"o\n\xff\n", ["two", "\ufffd"])):
             file.write(written)
             file.flush()

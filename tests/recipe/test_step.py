@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ printf '%s\\n' "$*" >>calls
 sleep 0.05
 echo '2026-01-01 | INFO | train_inner | {"loss": "4.5", "num_updates": "50", "wall": "7"}'
 while [[ -n ${WAITS:-} && ! -e GO ]]; do sleep 0.05; done
+[[ -z ${WAITS:-} ]] || echo '2026-01-01 | INFO | train_inner | {"loss": "4", "num_updates": "90", "wall": "9"}'
 [[ -z ${FAILS:-} ]] || { echo "RuntimeError: disk on fire"; exit 3; }
 """
 GENERATE = """\
@@ -95,6 +95,7 @@ def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         preexec_fn=heed_interrupts,
+        start_new_session=True,
     )
 
 
@@ -113,20 +114,11 @@ def test_a_step_is_run_once(folder, capsys):
             "90",
             "--lr",
             "1",
+            "--not-compared",
             "--num-workers",
             "7",
-            "--user-dir=x",
-            "--save-interval-updates",
-            "5",
-        ),
-        (
-            "--max-update",
-            "90",
-            "--lr",
-            "1",
-            "--cpu",
-            "--finetune-from-model",
-            "stage0/checkpoint_last.pt",
+            "--save-dir",
+            "x",
         ),
     ):
         assert train(*arguments) == 0
@@ -136,10 +128,12 @@ def test_a_step_is_run_once(folder, capsys):
 
 def test_other_settings_are_refused_with_both(folder):
     train("--lr", "1", "--max-update", "90", "--adam-betas", "(0.9, 0.98)")
+    Path("run/checkpoint_last.pt").touch()
     for arguments, shown in {
         ("--lr", "2", "--max-update", "90", "--adam-betas", "(0.9, 0.98)"): "< --lr 1\n> --lr 2",
         ("--lr", "1", "--max-update", "90"): "< --adam-betas (0.9, 0.98)",
         ("--lr", "2", "--lr", "1", "--max-update", "90", "--adam-betas", "(0.9, 0.98)"): "> --lr 2",
+        ("--lr", "1", "--max-update", "90", "--adam-betas", "(0.9, 0.98)", "--cpu"): "> --cpu",
     }.items():
         message = refusal(lambda arguments=arguments: train(*arguments))
         assert message == (
@@ -147,7 +141,6 @@ def test_other_settings_are_refused_with_both(folder):
             "give FORCE=1 to make it again, or another WORK to keep both"
         )
     assert len(calls()) == 1
-    Path("run/checkpoint_last.pt").touch()
     assert train("--lr", "2", flags=["--force"]) == 0 and len(calls()) == 2
     assert not Path("run/checkpoint_last.pt").exists()
     assert "--lr 2\n" in Path("run/.settings").read_text()
@@ -205,10 +198,10 @@ def test_what_earlier_versions_finished_is_finished(folder, capsys):
     Path("run/.settings").write_text("--task lst_st\n--lr 1\n--startup-timeout 600\n--data abc\n")
     digest = hashlib.sha256(Path("run/.settings").read_bytes()).hexdigest()
     Path("run/.done").write_text(f"{digest}\n")
-    train("--lr", "1", "--startup-timeout", "60", "--task", "lst_st")
+    train("--lr", "1", "--startup-timeout", "600", "--task", "lst_st")
     assert "done already" in capsys.readouterr().out and not calls()
     Path("run/.done").unlink()
-    train("--lr", "1", "--task", "lst_st")
+    train("--lr", "1", "--task", "lst_st", "--startup-timeout", "600")
     assert len(calls()) == 1 and Path("run/.done").read_text() == f"{digest}\n"
 
 
@@ -244,18 +237,39 @@ def test_one_run_at_a_time(folder, capsys):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_an_engine_that_is_ended_ends_its_command(folder, how, monkeypatch):
-    # A shell lets what it starts in the background ignore SIGINT, and so would all that comes of it.
-    monkeypatch.setattr(subprocess, "Popen", partial(subprocess.Popen, preexec_fn=heed_interrupts))
+def test_an_engine_that_is_ended_ends_its_command(folder, how):
     with started("--lr", "1", WAITS="1") as process:
         process.stdout.readline()
-        process.send_signal(how)
+        # Of Ctrl-C a terminal tells all that runs in it.
+        os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
         assert process.wait(20) == (143 if how == signal.SIGTERM else -signal.SIGINT)
     place = StepFolder(folder / "run", "--lr 1\n--data abc")
     wait_for(
         lambda: not place.is_in_use()
     )  # until the last process that the command has started is gone
     assert not place.is_finished() and place.cost().seconds > 0
+
+
+def test_a_shell_may_hold_the_lock_until_it_ends(folder, capsys):
+    """Also where its child has ended that took it, and while a command lives on that it has started."""
+    Path("run").mkdir()
+    script = """
+        exec {lock}<>run/.step.lock
+        "$0" -m lst_fairseq.cli step run --lock $lock --made-from data=abc -- bash -c 'sleep 1 &' >said
+        echo done; read -r; sleep 1 >said & exit
+    """
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        ["bash", "-c", script, sys.executable], env=environment, **pipes
+    ) as shell:
+        assert shell.stdout.readline() == "done\n"
+        place = StepFolder(folder / "run", "--data abc")
+        assert place.is_finished() and place.is_in_use()
+        assert train("--lr", "1", flags=["--force"]) == os.EX_TEMPFAIL
+        shell.communicate("\n")
+    assert place.is_in_use()  # by what sleeps
+    wait_for(lambda: not place.is_in_use())
 
 
 def test_the_command_can_be_run_by_hand(folder):
@@ -306,7 +320,7 @@ def test_several_nodes(folder):
     with pytest.raises(
         SystemExit, match=r"other: only training takes several nodes: run this step on one alone"
     ):
-        main(["step", "other", "--follower", "--", "lst", "user-dir"])
+        main(["step", "other", "--follower", "--made-from", "x=y", "--", "true"])
 
 
 def test_translations_are_counted(folder, monkeypatch, capsys):
@@ -334,42 +348,108 @@ def test_a_name_that_is_no_utf8(folder, capsys):
 
 
 def test_other_commands_speak_for_themselves(folder, capfd):
-    script = 'echo "hello $1"; exit 5'
-    assert main(["step", "run", "--", "bash", "-c", script, "bash", "you"]) == 5
-    assert capfd.readouterr().out == "hello you\n" and not Path("run/.done").exists()
-    assert main(["step", "run", "--", "bash", "-c", "kill -9 $$"]) == 128 + 9
-    assert refusal(lambda: main(["step", "run", "--", "no-such-program"])).startswith(
-        "error: no-such-program: "
+    def step(*words: str) -> int:
+        return main(["step", "run", "--made-from", "data=abc", "--", *words])
+
+    assert step("bash", "-c", 'echo "hello $*"; exit 5', "bash", "you", "--", "x", "--", "y") == 5
+    assert capfd.readouterr().out == "hello you -- x -- y\n" and not Path("run/.done").exists()
+    assert step("bash", "-c", "exit 75") == 1  # which says of the engine that the folder is in use
+    assert step("bash", "-c", "kill -9 $$") == 128 + 9
+    assert (
+        capfd.readouterr().err
+        == "bash was ended by SIGKILL, as the system does where memory runs out\n"
+    )
+    assert "no-such-program: no such command; check its name" in refusal(
+        lambda: step("no-such-program")
+    )
+    assert step("true") == 0 and step("false") == 0 and "done already" in capfd.readouterr().out
+
+
+def test_what_cannot_be_compared_is_refused(folder):
+    message = refusal(lambda: main(["step", "run", "--", "bash", "-c", "echo --lr"]))
+    assert (
+        "/run: the command has no flags that could be compared: say what decides its outcome"
+        in message
+    )
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["step", "run"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        train("--lr", "1", flags=["--launcher", "it's"])
+
+
+def test_a_step_that_has_made_nothing_takes_other_settings(folder, monkeypatch):
+    monkeypatch.setenv("FAILS", "1")
+    refusal(lambda: train("--lr", "wrong"))
+    monkeypatch.delenv("FAILS")
+    assert train("--lr", "1") == 0 and Path("run/.settings").read_text() == "--lr 1\n--data abc\n"
+    assert Path("run/train.log").read_text().count("train_inner") == 1
+
+
+@pytest.mark.parametrize("change", ["moved", "emptied"])
+def test_a_log_that_is_moved_or_emptied_stops_nothing(folder, change):
+    with started("--max-update", "90", WAITS="1") as process:
+        process.stdout.readline()
+        if change == "moved":
+            Path("run/train.log").rename("log")
+        else:
+            Path("run/train.log").write_text("")
+        Path("GO").touch()
+        said = process.stdout.read()
+        assert "trained in" in said and process.wait() == 0
+        assert "update 90 of 90" in said or change == "emptied"
+
+
+def test_the_last_words_of_a_log(folder, monkeypatch, capsys):
+    """Of this attempt, also without a line break behind them; a lost process comes first."""
+    train = folder / "bin" / "fairseq-train"
+    train.write_text(
+        "#!/usr/bin/env bash\nprintf 'srun: error: n1: task 2: Killed\\n1\\n2\\nfatal: 3'; kill -9 $$\n"
+    )
+    for _ in range(2):
+        refusal(lambda: main(command("fairseq-train", "data", "--lr", "1")))
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[1:] == ["srun: error: n1: task 2: Killed", "1", "2", "fatal: 3"]
+        assert lines[0].startswith("fairseq-train was ended by SIGKILL")
+
+
+def test_a_folder_that_is_cleared_is_nobodys_result_at_any_moment(folder, monkeypatch):
+    train("--lr", "1")
+    Path("run/checkpoint_last.pt").touch()
+    removed = []
+    monkeypatch.setattr("lst_fairseq.recipe.step.remove", lambda path: removed.append(path.name))
+    message = refusal(lambda: train("--lr", "2", flags=["--force"]))
+    assert removed[0] == ".done" and removed[-1] == ".settings" and len(calls()) == 1
+    assert (
+        message
+        == f"error: {folder}/run/.done cannot be removed: change its permissions, or set another WORK"
     )
 
 
 def test_a_place_that_cannot_be_written(folder):
     Path("run").touch()
-    assert "/run cannot be written (File exists): set WORK to a directory that can" in refusal(
-        lambda: train("--lr", "1")
-    )
+    message = refusal(lambda: train("--lr", "1"))
+    assert "/run cannot be written (File exists): set WORK to a directory that can" in message
     Path("run").unlink()
-    assert main(["step", "run/deeper", "--", "true"]) == 0
+    assert main(["step", "run/deeper", "--made-from", "x=y", "--", "true"]) == 0
 
 
 def test_what_decides_the_outcome():
     words = [
         "fairseq-generate",
         "data",
-        "--gen-subset",
-        "test",
         "--beam",
         "4",
+        "--not-compared",
+        "--gen-subset",
+        "test",
         "--path",
         "m.pt",
-        "--scoring",
-        "x",
     ]
     assert settings_of(words, {"model": "m.pt abc"}) == "--beam 4\n--model m.pt abc"
     assert settings_of(["bash", "-c", "x --y"], {}) == ""
     assert (
         settings_of(["lst", "prep", "mustc", "--splits", "a", "b", "--out", "o"], {})
-        == "--splits a b"
+        == "--splits a b\n--out o"
     )
     assert value_of(["x", "--max-update", "1", "--max-update=2"], "--max-update", "?") == "2"
     assert value_of(["x", "--max-update"], "--max-update", "?") == "?"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from lst_fairseq.recipe.attempt import Cost
+from lst_fairseq.recipe.step import StepFolder
 from lst_fairseq.study.cells import Plan, Step
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.progress import beyond, finished, inspect, read_cost
@@ -311,6 +312,52 @@ def test_another_beam_translates_again_and_trains_nothing(studies):
     assert [value(call, "--beam") for call in studies.calls("fairseq-generate")] == ["4", "4", "1", "1"]
 
 
+@pytest.mark.parametrize("code", [None, 0])
+def test_what_an_earlier_version_noted_of_a_step_before_it_was_killed_counts(studies, code):
+    """Of a step that runs, in KIND.usage; the step may have come to its end without its runner."""
+    plan = studies.plan(seeds=[1], factors={"strategy": {"two-stage": {}}}, claims=[])
+    step = plan.cell(plan.study.reference, 1, {}).steps["data"]
+    step.record.parent.mkdir(parents=True)
+    noted = {"key": step.key, "seconds": 100.5, "cpu_seconds": 7.0, "peak_memory_gib": 3.0}
+    step.record.write_text(json.dumps({**noted, "finished": False, "attempts": 2}))
+    step.record.with_suffix(".usage").write_text(json.dumps({**noted, "code": code}))
+    assert finished(step) == (code == 0) and read_cost(step) == Cost(201.0, 14.0, 3.0, 3)
+    if code is None:
+        assert studies.run_study(plan) == [] and finished(step)
+        assert read_cost(step).attempts == 4 and read_cost(step).seconds >= 201
+
+
+def test_a_step_that_another_process_was_faster_to_start_has_not_failed(studies, monkeypatch):
+    """It was free when this one looked."""
+    plan = studies.plan(seeds=[1], factors={"strategy": {"one-stage": {"ONE_STAGE": 1}}}, claims=[])
+    step = plan.cell(plan.study.reference, 1, {}).steps["data"]
+    lock = step.place.hold()
+    threading.Timer(1.0, lock.release).start()
+    monkeypatch.setattr(StepFolder, "is_in_use", lambda self: False)
+    assert studies.run_study(plan) == [] and len(collect(plan)["cells"]) == 1
+    assert studies.said.count(f"start   data: {step.name}") > 1
+
+
+def test_a_training_that_outlives_all_others_is_waited_for(studies, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRAIN_SECONDS", "4")
+    plan = studies.plan(seeds=[1], factors={"strategy": {"one-stage": {"ONE_STAGE": 1}}}, claims=[])
+    step = plan.cell(plan.study.reference, 1, {}).steps["stage2"]
+    log = step.work / "one-stage" / "train.log"
+    runner = fork(studies.run_study, plan, log=tmp_path / "runner")
+    while not (log.exists() and "num_updates 20" in log.read_text()):
+        time.sleep(0.05)
+    os.kill(runner, signal.SIGKILL)
+    ended(runner)
+    for process in session_of(step):
+        with contextlib.suppress(OSError):
+            arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+            if b"fairseq-train" not in arguments[1] and arguments[0] != b"sleep":
+                os.kill(process, signal.SIGKILL)
+    assert step.place.is_in_use() and not finished(step)
+    monkeypatch.setenv("TRAIN_SECONDS", "0")
+    assert studies.run_study(plan) == [] and finished(step)
+
+
 @pytest.mark.parametrize("change", ["finished", "unfinished", "another beam"])
 def test_what_earlier_versions_noted_of_steps_counts(studies, change):
     """They had a file for each step, work/study/KIND.json, where the step engine has a folder."""
@@ -343,6 +390,7 @@ def test_time_left_is_by_the_mean_of_a_kind(studies):
     assert time_left(plan, steps, {}, 2) is None
     for step, seconds in zip(steps, (10, 30)):
         step.place.hold().release()
+        step.place.begin(["bash"])
         step.place.note(Cost(seconds))
         step.place.finish()
     assert time_left(plan, steps[2:], {}, 2) == 4 * 20 / 2
