@@ -2,11 +2,12 @@
 imported everything.
 
 :func:`commands` starts that process and makes a folder of commands for PATH, each a client that hands
-its arguments, folder, environment, output and standard input over and waits. A client that is
+its arguments, folder, environment and the files that it has open over and waits. A client that is
 killed takes its fork along.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -21,10 +22,13 @@ from tests.support.forks import _status_of
 CLIENT = """\
 #!{python} -S
 import json, os, socket, sys
+with os.scandir("/proc/self/fd") as opened:
+    numbers = sorted(int(entry.name) for entry in opened)
+numbers = [n for n in numbers if os.path.exists(f"/proc/self/fd/{{n}}") and os.get_inheritable(n)]
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-task = json.dumps(["{name}", sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-socket.send_fds(server, [len(task).to_bytes(8, "big")], [0, 1, 2])
+task = json.dumps(["{name}", sys.argv[1:], os.getcwd(), dict(os.environ), numbers]).encode()
+socket.send_fds(server, [len(task).to_bytes(8, "big")], numbers)
 server.sendall(task)
 status = server.recv(1)
 sys.exit(status[0] if status else 1)
@@ -33,15 +37,18 @@ sys.exit(status[0] if status else 1)
 
 def _run(client: socket.socket, programs: Mapping[str, Callable[[], object]]) -> None:
     """In a process of its own: run what a client asks for, for as long as the client lives."""
-    length, descriptors, _, _ = socket.recv_fds(client, 8, 3)
+    length, descriptors, _, _ = socket.recv_fds(client, 8, 64)
     task = b""
     while len(task) < int.from_bytes(length, "big"):
         task += client.recv(1 << 20)
-    name, arguments, folder, environment = json.loads(task)
+    name, arguments, folder, environment, numbers = json.loads(task)
     worker = os.fork()
     if not worker:
         client.close()
-        for own, theirs in enumerate(descriptors):
+        # First out of the way of each other's numbers.
+        descriptors = [fcntl.fcntl(theirs, fcntl.F_DUPFD, 128) for theirs in descriptors]
+        os.closerange(3, 128)
+        for own, theirs in zip(numbers, descriptors, strict=True):
             os.dup2(theirs, own)
             os.close(theirs)
         os.chdir(folder)
