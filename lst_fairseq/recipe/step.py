@@ -39,8 +39,17 @@ NOT_COMPARED = "--not-compared"
 LOCK = ".step.lock"
 #: In which order a folder is cleared: first goes what says that a step has finished, last that one has begun.
 _CLEARED = {".done": 0, ".settings": 2}
-#: What a folder has beside what the command makes.
-_OWN = {".settings", LOCK, "command.txt", "cost.json", "seconds", "train.log"}
+#: What a folder has beside what the command makes: the engine's files, logs, and the lock of fairseq-train.
+_OWN = {
+    ".settings",
+    LOCK,
+    "command.txt",
+    "cost.json",
+    "seconds",
+    "train.log",
+    "generate.log",
+    ".lock",
+}
 
 
 class StepInUse(RecipeError):
@@ -75,8 +84,10 @@ class StepFolder:
 
     def is_untouched(self) -> bool:
         """Whether a step has begun there, and ended before it made anything."""
-        there = set(os.listdir(self.path)) if self.path.is_dir() else set()
-        return ".settings" in there and there <= _OWN
+        if self.made_with() is None:
+            return False
+        others = [path for path in self.path.iterdir() if path.name not in _OWN]
+        return not any(path.is_dir() or path.stat().st_size for path in others)
 
     def is_in_use(self) -> bool:
         """Whether a run has the folder now."""
