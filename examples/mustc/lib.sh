@@ -59,12 +59,12 @@ begin() { # help, settings and environment of a script; "$@" are its arguments
         [[ ${!name} =~ ^-?[0-9]*[.]?[0-9]+([eE][-+]?[0-9]+)?$ ]] || die "$name=${!name}: give a number"
     done
     [[ $ADAM_BETAS =~ ^\([0-9.]+,\ *[0-9.]+\)$ ]] || die "ADAM_BETAS=$ADAM_BETAS: give two numbers, such as (0.9, 0.98)"
-    read_words words "$LAUNCHER" LAUNCHER
     need_numbers TUNE_BEAMS '[1-9][0-9]*'
     need_numbers TUNE_LENPENS '-?[0-9]+([.][0-9]+)?'
     need_numbers BASELINE_LRS '[0-9]+([.][0-9]+)?(e-?[0-9]+)?'
     DATA=$WORK/data
     use_environment
+    read_words words "$LAUNCHER" LAUNCHER
     USER_DIR=$(lst user-dir)
 }
 
