@@ -123,10 +123,11 @@ class Runner:
         taken = {running.slot for running in self.running}
         slot = next(number for number in range(self.jobs) if number not in taken)
         command = [*lst_command(sys.executable), "step", str(step.place.path), "--made-from", f"key={step.key}"]
-        command += ["--force"] if made_otherwise(step) else []
+        stale = made_otherwise(step)
+        command += ["--force"] if stale else []
         with open(step.log, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [*command, "--", "bash", "-c", _script(step)],
+                [*command, "--", "bash", "-c", _script(step, stale)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -150,8 +151,6 @@ class Runner:
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        if made_otherwise(step):  # translated with another beam, say
-            environment["FORCE"] = "1"
         return environment
 
     def _reap(self) -> bool:
@@ -219,10 +218,19 @@ def time_left(plan: Plan, left: Sequence[Step], running: Mapping[Step, float], j
     return total / min(jobs, max(1, len(left)))
 
 
-def _script(step: Step) -> str:
-    """The step's commands and files as one bash script."""
+def _script(step: Step, stale: bool) -> str:
+    """The step's commands and files as one bash script.
+
+    Args:
+        step: to run.
+        stale: what is there was made with other settings; translations by another beam, say, are removed.
+    """
     first, *others = step.commands
     lines = ["set -euo pipefail", first]
+    if stale:
+        splits = step.environment.get("SPLITS", "").split()
+        made = [str(path) for split in splits for path in (step.work / "hypotheses").glob(f"*/{split}")]
+        lines.insert(1, shlex.join(["rm", "-rf", "--", *made]))
     for name, text in step.files.items():
         lines.append(f"cat >{shlex.quote(str(step.work / name))} <<'END_OF_FILE'\n{text}END_OF_FILE")
     return "\n".join([*lines, *others])

@@ -312,6 +312,20 @@ def test_another_beam_translates_again_and_trains_nothing(studies):
     assert [value(call, "--beam") for call in studies.calls("fairseq-generate")] == ["4", "4", "1", "1"]
 
 
+def test_another_beam_that_fails_at_the_second_split_goes_on_there(studies):
+    only = {"seeds": [1], "factors": {"strategy": {"two-stage": {}}}, "claims": []}
+    studies.run_study(studies.plan(**only))
+    generate = studies.root / "env" / "bin" / "fairseq-generate"
+    works = generate.read_text()
+    generate.write_text(f"{works}[[ $* != *tst-HE* ]]\n")
+    plan = studies.plan(**only, base={**STUDY["base"], "BEAM": 1})
+    assert len(studies.run_study(plan)) == 1
+    generate.write_text(works)
+    assert studies.run_study(plan) == []
+    calls = [(value(call, "--gen-subset"), value(call, "--beam")) for call in studies.calls("fairseq-generate")]
+    assert calls[2:] == [("tst-COMMON", "1"), ("tst-HE", "1"), ("tst-HE", "1")]
+
+
 @pytest.mark.parametrize("code", [None, 0])
 def test_what_an_earlier_version_noted_of_a_step_before_it_was_killed_counts(studies, code):
     """Of a step that runs, in KIND.usage; the step may have come to its end without its runner."""
