@@ -137,7 +137,3 @@ class SpeechEncoder(FairseqEncoder):
     def reorder_encoder_out(self, encoder_out: dict[str, Tensor], new_order: Tensor) -> dict[str, Tensor]:
         """Rows for fairseq's new order of hypotheses; the speech itself stays once a sentence."""
         return {**encoder_out, "row": encoder_out["row"].index_select(0, new_order)}
-
-    def max_positions(self) -> int:
-        """No limit of its own: length limits are the task's, in seconds, and never apply to test segments."""
-        return int(1e9)

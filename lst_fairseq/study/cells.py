@@ -31,7 +31,6 @@ from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study
 from lst_fairseq.utils.text_files import Unreadable, read_data
 
-KINDS = ("data", "stage1", "alignment", "stage2", "dev", "test")
 #: What does not change what training gives.
 _HOST = {"NUM_WORKERS", "LOG_INTERVAL", "SAVE_INTERVAL", "CACHE_FEATURES"}
 _DECODING = {"CHECKPOINT", "BEAM", "LENPEN", "MAX_LEN_B", "GEN_BATCH_TOKENS", "EXTRA_GENERATE_ARGS"}
@@ -46,10 +45,10 @@ _ALIGNMENT = 2
 
 @dataclass(frozen=True)
 class Step:
-    """One run of one of the recipe's scripts, by the step engine.
+    """One run of one of the recipe's scripts, by the step engine; the same as another of its kind, work and key.
 
     Attributes:
-        kind: one of KINDS.
+        kind: ``data``, ``stage1``, ``alignment``, ``stage2``, ``dev`` or ``test``.
         name: for people.
         work: the recipe's WORK; the step's own records are in work/study.
         key: hash of all that decides what the step gives.
@@ -61,14 +60,14 @@ class Step:
     """
 
     kind: str
-    name: str
+    name: str = field(compare=False)
     work: Path
     key: str
-    commands: tuple[str, ...]
-    environment: Mapping[str, str]
-    links: Mapping[str, Path] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    needs: tuple["Step", ...] = ()
+    commands: tuple[str, ...] = field(compare=False)
+    environment: Mapping[str, str] = field(compare=False)
+    links: Mapping[str, Path] = field(default_factory=dict, compare=False)
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)
+    needs: tuple["Step", ...] = field(default=(), compare=False)
 
     @property
     def place(self) -> StepFolder:
@@ -91,12 +90,6 @@ class Step:
             if step not in steps:
                 steps.append(step)
         return steps
-
-    def __hash__(self) -> int:
-        return hash((self.kind, self.work, self.key))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Step) and (self.kind, self.work, self.key) == (other.kind, other.work, other.key)
 
 
 @dataclass(frozen=True)
