@@ -37,6 +37,7 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a checkout that is not installed
 from lst_fairseq.data.audio import SAMPLE_RATE
+from lst_fairseq.data.lengths import padded_batches
 from lst_fairseq.models.frontends.log_mel import kaldi_log_mel
 
 CHARACTERS = "' abcdefghijklmnopqrstuvwxyz"
@@ -106,13 +107,8 @@ def collate(samples: list[tuple[np.ndarray, list[int]]]) -> tuple[Tensor, Tensor
 def make_batches(segments: list[Segment], batch_seconds: float, rng: random.Random | None) -> list[list[int]]:
     """Indices in batches of similar length, at most `batch_seconds` with padding; shuffled if there is an rng."""
     jitter = [segment.seconds * (rng.uniform(0.9, 1.1) if rng else 1.0) for segment in segments]
-    batches, longest = [[]], 0.0
-    for index in sorted(range(len(segments)), key=jitter.__getitem__):
-        longest = max(longest, segments[index].seconds)
-        if batches[-1] and longest * (len(batches[-1]) + 1) > batch_seconds:
-            batches.append([])
-            longest = segments[index].seconds
-        batches[-1].append(index)
+    order = sorted(range(len(segments)), key=jitter.__getitem__)
+    batches = padded_batches(order, [segment.seconds for segment in segments], batch_seconds)
     if rng:
         rng.shuffle(batches)
     return batches

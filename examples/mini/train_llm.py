@@ -35,6 +35,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lst_fairseq.data.lengths import padded_batches
+
 LANGUAGES = ("de", "fr", "es")
 FAMILIES = ("llama", "gpt2")
 LANGUAGE_TOKENS = [f"<{language}>" for language in ("en", *LANGUAGES)]
@@ -132,13 +134,7 @@ def batches(examples: list[tuple[list, int]], batch_tokens: int, pad: int, seed:
     rng = random.Random(f"{seed}/batches")
     while True:
         order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]) + rng.random() * 2)
-        groups, longest = [[]], 0
-        for index in order:
-            longest = max(longest, len(examples[index][0]))
-            if groups[-1] and longest * (len(groups[-1]) + 1) > batch_tokens:
-                groups.append([])
-                longest = len(examples[index][0])
-            groups[-1].append(index)
+        groups = padded_batches(order, [len(example) for example, _ in examples], batch_tokens)
         rng.shuffle(groups)
         for group in groups:
             longest = max(len(examples[i][0]) for i in group)

@@ -186,24 +186,6 @@ def encoded_by(frontend: "SpeechFrontend", segments: list[Segment]) -> Iterator[
             yield as_npy(np.pad(row[:length].numpy(), ((0, max(0, MIN_FRAMES - length)), (0, 0))))
 
 
-class StoredZip:
-    """An uncompressed zip that tells where in the file each entry's bytes lie."""
-
-    def __init__(self, path: Path):
-        self.file = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
-
-    def add(self, name: str, data: bytes) -> int:
-        """Append an entry and return the offset of its bytes: they are the last ones written."""
-        self.file.writestr(zipfile.ZipInfo(name), data)
-        return self.file.fp.tell() - len(data)
-
-    def __enter__(self) -> "StoredZip":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-
 def write_split(
     split: str, rows: list[Row], out: Path, encoded: Iterable[tuple[bytes, int]]
 ) -> int:
@@ -214,13 +196,14 @@ def write_split(
     """
     archive = out / f"{split}.zip"
     kept: list[dict[str, object]] = []
-    with replacing(archive) as partial, StoredZip(partial) as stored:
+    with replacing(archive) as partial, zipfile.ZipFile(partial, "w") as stored:
         for row, (data, frames) in zip(
             rows, tqdm(encoded, split, len(rows), unit="seg"), strict=True
         ):
             if is_train(split) and not MIN_FRAMES <= frames <= MAX_FRAMES:
                 continue
-            start = stored.add(f"{row.line}.npy", data)
+            stored.writestr(zipfile.ZipInfo(f"{row.line}.npy"), data)
+            start = stored.fp.tell() - len(data)  # neither compressed nor followed by anything yet
             columns = {name: getattr(row, name) for name in COPIED_COLUMNS}
             kept.append(
                 {**columns, "audio": f"{archive.resolve()}:{start}:{len(data)}", "n_frames": frames}

@@ -1,6 +1,6 @@
 """Lengths of utterances in positions of the LLM, and what training leaves out for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,3 +73,23 @@ class LengthRule:
             reasons[reason] = applies & ~taken
             taken |= applies
         return reasons
+
+
+def padded_batches(order: Iterable[int], lengths: Sequence[float], most: float) -> list[list[int]]:
+    """Indices in batches, in their order, none of which comes to more with its padding.
+
+    Args:
+        order: of the indices; neighbours should be of like length.
+        lengths: of each index.
+        most: the longest of a batch, times how many it has; one alone may be longer.
+    """
+    batches: list[list[int]] = []
+    longest = 0.0
+    for index in order:
+        longest = max(longest, lengths[index])
+        if batches and (len(batches[-1]) + 1) * longest <= most:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+            longest = lengths[index]
+    return batches

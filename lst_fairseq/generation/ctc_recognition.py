@@ -17,6 +17,7 @@ from transformers import Wav2Vec2CTCTokenizer
 
 from lst_fairseq import register
 from lst_fairseq.data.audio import SAMPLE_RATE, read_segment
+from lst_fairseq.data.lengths import padded_batches
 from lst_fairseq.data.manifest import Row
 from lst_fairseq.errors import SettingsError
 from lst_fairseq.models.frontends import FrontendOptions, SpeechFrontend, build_frontend, encoder_fingerprint
@@ -149,13 +150,10 @@ class Transcriber:
 
 def make_batches(rows: Sequence[Row], max_seconds: float) -> list[list[Row]]:
     """Rows of like length together, the longest first, with at most so many seconds a batch, padding included."""
-    batches: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: -row.n_samples):
-        if batches and (len(batches[-1]) + 1) * batches[-1][0].n_samples <= max_seconds * SAMPLE_RATE:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+    lengths = [row.n_samples for row in rows]
+    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    batches = padded_batches(order, lengths, max_seconds * SAMPLE_RATE)
+    return [[rows[index] for index in batch] for batch in batches]
 
 
 def read_ahead(batches: Sequence[list[Row]], workers: int) -> Iterator[tuple[list[Row], list[np.ndarray]]]:

@@ -1,7 +1,7 @@
 """Encoding speech into the cache of features, once, before the first epoch."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from lst_fairseq.data.audio import SAMPLE_RATE, AudioError
 from lst_fairseq.data.dataset import LstDataset
 from lst_fairseq.data.feature_cache import FeatureCache
+from lst_fairseq.data.lengths import padded_batches
 from lst_fairseq.models.frontends import encoder_fingerprint
 from lst_fairseq.models.lst import LstModel
 from lst_fairseq.tasks.config import LstTaskConfig
@@ -115,15 +116,6 @@ def fill(
             progress.update(len(batch))
 
 
-def _batches(indices: np.ndarray, lengths: Sequence[int]) -> Iterator[list[int]]:
+def _batches(indices: np.ndarray, lengths: Sequence[int]) -> list[list[int]]:
     """Consecutive indices whose padded length stays within BATCH_SECONDS."""
-    batch: list[int] = []
-    longest = 0
-    for index in indices.tolist():
-        longest = max(longest, lengths[index])
-        if batch and (len(batch) + 1) * longest > BATCH_SECONDS * SAMPLE_RATE:
-            yield batch
-            batch, longest = [], lengths[index]
-        batch.append(index)
-    if batch:
-        yield batch
+    return padded_batches(indices.tolist(), lengths, BATCH_SECONDS * SAMPLE_RATE)
