@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.recipe import RECIPE, Sandbox
+from tests.support.recipe import RECIPE, Sandbox, wait_for
 
 #: Says what it has done before and after a while, and then goes on for ever.
 SLOW = """\
@@ -43,14 +43,6 @@ def started(sandbox: Sandbox, script: str, **settings: str) -> Iterator[subproce
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it has not come")
 
 
 def slow_training(sandbox: Sandbox) -> str:

@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lst_fairseq.cli.main import main
 from lst_fairseq.recipe.attempt import Cost
 from lst_fairseq.recipe.step import StepFolder, as_typed, settings_of, value_of
 from tests.support.helpers import REPOSITORY
+from tests.support.recipe import wait_for
 
 # Notes its arguments; says how far it is, waits for a file named GO where it is told to, and fails where told to.
 TRAIN = """\
@@ -74,14 +74,6 @@ def refusal(call: Callable[[], int]) -> str:
 
 def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it has not come")
 
 
 def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:

@@ -4,6 +4,8 @@ import os
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,3 +126,12 @@ class Sandbox:
 def value(arguments: list[str], flag: str) -> str:
     assert arguments.count(flag) == 1, (flag, arguments)
     return arguments[arguments.index(flag) + 1]
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """Until a condition holds, half a minute at most."""
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it has not come")
