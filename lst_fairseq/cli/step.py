@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the step; the command's exit status, or 75 (EX_TEMPFAIL) where another run has the folder."""
-    from lst_fairseq.recipe.step import Step, StepInUse
+    from lst_fairseq.recipe.folder import StepInUse
+    from lst_fairseq.recipe.step import Step
 
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)

@@ -16,7 +16,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from lst_fairseq.corpora.findings import LEVELS, Line, Report
-from lst_fairseq.corpora.preparation import PrepError, is_train
+from lst_fairseq.corpora.preparation import PrepError, is_train, stored_audio_root
 from lst_fairseq.data.audio import (
     SAMPLE_RATE,
     AudioError,
@@ -26,10 +26,8 @@ from lst_fairseq.data.audio import (
     segment_samples,
 )
 from lst_fairseq.data.manifest import COLUMNS, REQUIRED_COLUMNS, audio_headers, unescaped
-from lst_fairseq.errors import SettingsError
 from lst_fairseq.utils.arguments import UsageError
 from lst_fairseq.utils.text_files import Unreadable, read_text
-from lst_fairseq.utils.yaml_files import not_a_text, read_yaml
 
 TOLD_BEFORE = ("beyond the end", "empty segment")
 OPPOSITE_PHASE = "channels in opposite phase, of which the loudest is read alone"
@@ -376,7 +374,7 @@ def check_manifests(
     reports = []
     for path in find_manifests(paths):
         report = Report(path, show)
-        root = _audio_root(path.with_name("config.yaml")) if audio_root is None else audio_root
+        root = stored_audio_root(path.with_name("config.yaml")) if audio_root is None else audio_root
         stated = read(report, root, max_length_ratio)
         if audio != "none":
             check_audio(report, stated, audio == "headers")
@@ -386,17 +384,6 @@ def check_manifests(
         if is_train(train.path.stem):
             compare_with_train(train, others)
     return reports
-
-
-def _audio_root(config: Path) -> str:
-    """``audio_root`` of a data configuration, which need not be there."""
-    content = (read_yaml(config) if config.exists() else None) or {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{config}: holds {content!r:.100}; write settings, one `name: value` a line")
-    root = content.get("audio_root") or ""
-    if not isinstance(root, str):
-        raise SettingsError(f"{config}: `audio_root` {not_a_text(root)}")
-    return root
 
 
 def totals(reports: Sequence[Report]) -> dict[str, int]:

@@ -11,9 +11,10 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from lst_fairseq.data.audio import HEADER_CHECKS, AudioError, AudioInfo, audio_info
+from lst_fairseq.errors import SettingsError
 from lst_fairseq.utils.files import atomic_text
 from lst_fairseq.utils.text_files import read_text
-from lst_fairseq.utils.yaml_files import quoted
+from lst_fairseq.utils.yaml_files import not_a_text, quoted, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -157,3 +158,18 @@ def _parse_store(text: str) -> Iterator[tuple[str, tuple[str, AudioInfo]]]:
             field.isdecimal() for field in fields[1:4]
         ):  # any other is read anew
             yield fields[4], (fields[0], AudioInfo(*map(int, fields[1:4])))
+
+
+def stored_audio_root(config: Path) -> str:
+    """``audio_root`` of a data configuration, which need not be there.
+
+    Raises:
+        YamlError, SettingsError: it cannot be read, or says no folder.
+    """
+    content = (read_yaml(config) if config.exists() else None) or {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{config}: holds {content!r:.100}; write settings, one `name: value` a line")
+    root = content.get("audio_root") or ""
+    if not isinstance(root, str):
+        raise SettingsError(f"{config}: `audio_root` {not_a_text(root)}")
+    return root

@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 
 from lst_fairseq.corpora.preparation import config_text
+from lst_fairseq.recipe.folder import StepFolder
 from lst_fairseq.recipe.location import lst_command, recipe, recipe_root
-from lst_fairseq.recipe.step import StepFolder
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.grid import Arm, Study
 from lst_fairseq.utils.text_files import Unreadable, read_data

@@ -50,6 +50,21 @@ def run(folder, *names, options=()):
     return status, findings
 
 
+def test_relative_paths_mean_what_the_configuration_says(folder, tmp_path_factory):
+    """As in training; --audio-root wins."""
+    manifests = tmp_path_factory.mktemp("manifests")
+    config = manifests / "config.yaml"
+    write_tsv(manifests / "dev.tsv", [row(i) for i in range(1, 3)])
+    assert lst("check", manifests) == 1
+    config.write_text(f"audio_root: {folder}\n", encoding="utf-8")
+    assert lst("check", manifests) == 0
+    assert lst("check", manifests, "--audio-root", "/nowhere") == 1
+    for text, problem in (("[1, 2]", r"holds \[1, 2\]"), ("audio_root: [1]", "`audio_root` is"), ("a: {", "not YAML")):
+        config.write_text(text, encoding="utf-8")
+        with pytest.raises(SystemExit, match=rf"error: {config}:.*{problem}"):
+            lst("check", manifests)
+
+
 def test_sound_manifests(folder, capsys):
     write_tsv(folder / "train.tsv", [row(i) for i in range(1, 5)])
     write_tsv(folder / "dev.tsv", [row(i, "other.wav") for i in range(5, 9)])

@@ -15,7 +15,8 @@ import pytest
 
 from lst_fairseq.cli.main import main
 from lst_fairseq.recipe.attempt import Cost
-from lst_fairseq.recipe.step import StepFolder, as_typed, settings_of, value_of
+from lst_fairseq.recipe.folder import StepFolder
+from lst_fairseq.recipe.step import as_typed, settings_of, value_of
 from tests.support.helpers import REPOSITORY
 from tests.support.recipe import wait_for
 
@@ -410,7 +411,7 @@ def test_a_folder_that_is_cleared_is_nobodys_result_at_any_moment(folder, monkey
     train("--lr", "1")
     Path("run/checkpoint_last.pt").touch()
     removed = []
-    monkeypatch.setattr("lst_fairseq.recipe.step.remove", lambda path: removed.append(path.name))
+    monkeypatch.setattr("lst_fairseq.recipe.folder.remove", lambda path: removed.append(path.name))
     message = refusal(lambda: train("--lr", "2", flags=["--force"]))
     assert removed[0] == ".done" and removed[-1] == ".settings" and len(calls()) == 1
     assert (

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lst_fairseq.recipe.attempt import Cost
-from lst_fairseq.recipe.step import StepFolder
+from lst_fairseq.recipe.folder import StepFolder
 from lst_fairseq.study.cells import Plan, Step
 from lst_fairseq.study.entries import StudyError
 from lst_fairseq.study.progress import beyond, finished, inspect, read_cost
@@ -404,7 +404,7 @@ def test_time_left_is_by_the_mean_of_a_kind(studies):
     assert time_left(plan, steps, {}, 2) is None
     for step, seconds in zip(steps, (10, 30)):
         step.place.hold().release()
-        step.place.begin(["bash"])
+        step.place.begin("bash\n")
         step.place.note(Cost(seconds))
         step.place.finish()
     assert time_left(plan, steps[2:], {}, 2) == 4 * 20 / 2
